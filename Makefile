@@ -1,0 +1,52 @@
+# Two commands matter: `make demo` and `make test`. Both set up all they need in .venv.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Settings of the machine's own pip (extra indexes, constraints, link folders) must not change what a lock installs.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SOURCES := config bundles jobs worker scheduler cli tests bench
+
+.PHONY: help demo test check format lint types imports lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: $(VENV)/.runtime ## set up, then fetch a public visualization package into ./demo
+	$(BIN)/vizfetch fetch moderne-visualizations-misc --out demo
+
+test: $(VENV)/.dev ## set up, then run the tests
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+
+check: format lint types imports ## everything that reads the code without running it
+
+format: $(VENV)/.dev ## is the code formatted
+	$(BIN)/ruff format --check $(SOURCES)
+
+lint: $(VENV)/.dev ## ruff, all rules
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## the floors of the house
+	$(BIN)/lint-imports --no-cache
+
+lock: $(VENV)/.dev ## renew the requirements files from pyproject.toml
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 \
+	  pyproject.toml --group build --output-file requirements.txt
+	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 \
+	  pyproject.toml --group dev --constraint requirements.txt --output-file requirements-dev.txt
+
+clean: ## remove what the other commands made
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+$(VENV)/.runtime: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --require-hashes -r requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --no-index --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	$(INSTALL) --require-hashes -r requirements-dev.txt
+	touch $@
