@@ -1,0 +1,156 @@
+"""What passes between the control side and the agents, and what users see of it as JSON.
+
+Every model is closed and immutable. In JSON the names are camelCase, as in the platform's own documents.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from config.settings import Target
+from jobs.errors import ErrorKind
+
+
+class Document(BaseModel):
+    """The base of all documents: closed, immutable, camelCase in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+
+    def as_json(self) -> str:
+        """Return the document on one line, under its JSON names."""
+        return self.model_dump_json(by_alias=True)
+
+
+class JobState(StrEnum):
+    """``queued → running → published | failed | cancelled``, with ``running → queued`` for a retry."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen unless somebody asks for it."""
+        return self not in {JobState.QUEUED, JobState.RUNNING}
+
+
+class JobSpec(Document):
+    """What is to be fetched: fixed when a job is submitted."""
+
+    version: Literal[1] = 1
+    requirement: str
+    target: Target
+    index: str | None = None
+    """The only index to ask, by name (``pypi[1]``); all in their order when absent."""
+    require_specs: bool = True
+    max_attempts: int = Field(default=5, ge=1)
+
+    def id(self, batch: str) -> str:
+        """Return the job's id in ``batch``: the same content has the same id, so submitting twice is harmless."""
+        content = self.model_dump(mode="json", exclude={"max_attempts"})
+        text = json.dumps([batch, content], sort_keys=True)
+        return f"j-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+
+
+class FetchMessage(Document):
+    """The content of a Celery message: a hint that this attempt of this job may be claimed."""
+
+    version: Literal[1] = 1
+    job: str
+    attempt: int
+
+
+class Claim(Document):
+    """A worker's right to one attempt, for as long as it renews its lease."""
+
+    job: str
+    batch: str
+    attempt: int
+    """Counts from 1, also over retries by hand; the fencing token of everything the attempt writes."""
+    tries: int
+    """How many attempts count against ``spec.max_attempts``, this one included."""
+    spec: JobSpec
+
+
+class Progress(Document):
+    """How far a running attempt has come."""
+
+    step: str
+    wheels: int = 0
+    size_bytes: int = 0
+
+
+class JobError(Document):
+    """Why the last attempt ended without a bundle."""
+
+    kind: ErrorKind
+    retryable: bool
+    index: str | None = None
+    message: str
+
+
+class PublishedBundle(Document):
+    """What a job published, as far as its status tells."""
+
+    id: str
+    name: str
+    version: str
+    uri: str
+    wheels: tuple[str, ...]
+    size_bytes: int
+    uploaded_bytes: int
+    visualizations: int
+
+
+class Timings(Document):
+    """Seconds that each step of the last attempt took; absent while it has not been reached."""
+
+    queued: float | None = None
+    environment: float | None = None
+    download: float | None = None
+    check: float | None = None
+    publish: float | None = None
+
+
+class Job(Document):
+    """A job as users see it."""
+
+    id: str
+    batch: str
+    requirement: str
+    state: JobState
+    attempt: int
+    max_attempts: int
+    error: JobError | None = None
+    bundle: PublishedBundle | None = None
+    timings: Timings = Timings()
+    worker: str | None = None
+    updated_at: datetime
+    progress: Progress | None = Field(default=None, exclude=True)
+    """Only for the eyes of somebody who watches; not part of the JSON contract."""
+
+
+class Batch(Document):
+    """Jobs submitted together."""
+
+    id: str
+    counts: Mapping[JobState, int]
+    jobs: tuple[Job, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every job is in a final state."""
+        return not any(count for state, count in self.counts.items() if not state.final)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every job is published."""
+        return sum(self.counts.values()) == self.counts.get(JobState.PUBLISHED, 0)

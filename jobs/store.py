@@ -1,0 +1,226 @@
+"""The status store: the truth about every job, in Redis.
+
+What can be asked of a job's life is a method here; each that changes something is one script of ``scripts.lua``.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from jobs.errors import ErrorKind
+from jobs.models import Batch, Claim, Job, JobError, JobSpec, JobState, Progress, PublishedBundle, Timings
+from jobs.scripts import Scripts
+
+HISTORY_SECONDS = 30 * 24 * 3600
+PREFIX = "vizfetch"
+
+_REAP_AT_ONCE = 100
+_READ_AT_ONCE = 1000
+
+
+class StatusUnavailable(Exception):
+    """Redis cannot be reached or refuses; what was asked may or may not have happened.
+
+    Asking again is harmless: every script is idempotent or refuses the second time.
+    """
+
+
+class UnknownJob(KeyError):
+    """No job or batch has this id, or its history has expired."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise StatusUnavailable(f"Redis: {error}") from error
+
+
+class StatusStore:
+    """Reads and changes the jobs on one Redis. Thread-safe; not to be carried over a fork.
+
+    Every method raises ``StatusUnavailable`` when Redis does not answer.
+    """
+
+    def __init__(self, redis: Redis, *, prefix: str = PREFIX, history_seconds: float = HISTORY_SECONDS) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._run = Scripts(redis, prefix)
+        self._history_ms = int(history_seconds * 1000)
+
+    # The control side.
+
+    def enqueue(self, batch: str, specs: Sequence[JobSpec]) -> int:
+        """Add ``specs`` to ``batch`` as queued jobs, all or none, and return how many were new. Idempotent."""
+        entries = [[spec.id(batch), spec.as_json()] for spec in specs]
+        with _translated():
+            return int(self._run("enqueue", batch, json.dumps(entries)))
+
+    def take_due(self, limit: int, again_seconds: float) -> list[tuple[str, int]]:
+        """Return (job id, attempt) of up to ``limit`` jobs for which a message is to be published now.
+
+        Whoever takes them publishes them. One that is still queued after ``again_seconds`` is due again.
+        """
+        with _translated():
+            flat: list[str] = self._run("take", limit, int(again_seconds * 1000))
+        return [(job, int(attempt)) for job, attempt in _pairs(flat)]
+
+    def reap(self) -> list[tuple[str, JobState]]:
+        """End the leases that ran out and return (job id, its new state). Idempotent.
+
+        Each such job goes back to the queue, or fails as ``worker_lost`` after its last try.
+        """
+        error = JobError(
+            kind=ErrorKind.WORKER_LOST,
+            retryable=True,
+            message="The worker of this attempt stopped renewing its lease: it was killed, froze, or lost Redis.",
+        )
+        with _translated():
+            flat: list[str] = self._run("reap", _REAP_AT_ONCE, error.as_json(), self._history_ms)
+        return [(job, JobState(state)) for job, state in _pairs(flat)]
+
+    def cancel(self, job: str) -> bool:
+        """Cancel a queued or running job; False when it had ended. A running one stops at its next renewal."""
+        error = JobError(kind=ErrorKind.CANCELLED, retryable=False, message="Cancelled on request.")
+        with _translated():
+            return bool(self._run("cancel", job, error.as_json(), self._history_ms))
+
+    def retry(self, job: str) -> bool:
+        """Queue a failed or cancelled job again with all its tries; False when it is neither."""
+        with _translated():
+            return bool(self._run("retry", job))
+
+    # The agent side.
+
+    def claim(self, job: str, attempt: int, worker: str, lease_seconds: float) -> tuple[Claim, float] | None:
+        """Take the lease on an attempt and return it with the seconds it was in the queue.
+
+        None when it is not to be had: the ordinary answer to a message that came twice or too late.
+        """
+        with _translated():
+            found = self._run("claim", job, attempt, worker, int(lease_seconds * 1000))
+        if found is None:
+            return None
+        batch, spec, tries, queued_ms = found
+        claim = Claim(job=job, batch=batch, attempt=attempt, tries=int(tries), spec=JobSpec.model_validate_json(spec))
+        return claim, queued_ms / 1000
+
+    def renew(self, claim: Claim, lease_seconds: float, progress: Progress | None = None) -> bool:
+        """Extend the lease and show ``progress``; False means fenced: the attempt belongs to nobody or to another."""
+        shown = progress.as_json() if progress else ""
+        with _translated():
+            return bool(self._run("renew", claim.job, claim.attempt, int(lease_seconds * 1000), shown))
+
+    def finish_published(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
+        """Record success; False means fenced, and nothing changed."""
+        return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json())
+
+    def finish_failed(self, claim: Claim, error: JobError, timings: Timings) -> bool:
+        """Record a failure that no further attempt follows; False means fenced, and nothing changed."""
+        return self._finish(claim, JobState.FAILED, error.as_json(), "", timings.as_json())
+
+    def finish_for_retry(self, claim: Claim, error: JobError, timings: Timings, delay_seconds: float) -> bool:
+        """Record a failure and queue the next attempt in ``delay_seconds``; False means fenced."""
+        return self._finish(claim, JobState.QUEUED, error.as_json(), "", timings.as_json(), delay_seconds=delay_seconds)
+
+    def release(self, claim: Claim) -> bool:
+        """Give an attempt back that is not to be counted, since its worker stops; False means fenced."""
+        with _translated():
+            return bool(self._run("release", claim.job, claim.attempt))
+
+    def _finish(self, claim: Claim, state: JobState, *results: str, delay_seconds: float = 0) -> bool:
+        delay_ms = int(delay_seconds * 1000)
+        with _translated():
+            return bool(self._run("finish", claim.job, claim.attempt, state, *results, delay_ms, self._history_ms))
+
+    # Everybody who asks.
+
+    def ping(self) -> None:
+        """Raise ``StatusUnavailable`` unless Redis answers."""
+        with _translated():
+            self._redis.ping()
+
+    def job(self, job: str) -> Job:
+        """Return a job; ``UnknownJob`` when there is none of this id."""
+        found = self._jobs([job])
+        if not found:
+            raise UnknownJob(job)
+        return found[0]
+
+    def batch(self, batch: str, *, jobs: bool = True) -> Batch:
+        """Return a batch, with its jobs in the order of submission unless ``jobs`` is False."""
+        key = f"{self._prefix}:batch:{batch}"
+        with _translated():
+            found = cast("dict[str, str]", self._redis.hgetall(key))
+            ids = cast("list[str]", self._redis.lrange(f"{key}:jobs", 0, -1)) if jobs else []
+        if not found:
+            raise UnknownJob(batch)
+        counts = {state: int(found.get(state, 0)) for state in JobState}
+        return Batch(id=batch, counts=counts, jobs=tuple(self._jobs(ids)))
+
+    def batches(self, limit: int = 20) -> list[Batch]:
+        """Return the newest batches without their jobs, newest first."""
+        with _translated():
+            ids = cast("list[str]", self._redis.zrevrange(f"{self._prefix}:batches", 0, limit - 1))
+        return [batch for batch in map(self._batch_or_none, ids) if batch]
+
+    def unfinished(self) -> tuple[int, int]:
+        """Return how many jobs are queued and how many are running."""
+        with _translated(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcard(f"{self._prefix}:due")
+            pipe.zcard(f"{self._prefix}:leases")
+            queued, running = pipe.execute()
+        return int(queued), int(running)
+
+    def _batch_or_none(self, batch: str) -> Batch | None:
+        try:
+            return self.batch(batch, jobs=False)
+        except UnknownJob:  # its history has expired, and with this its place in the list
+            with _translated():
+                self._redis.zrem(f"{self._prefix}:batches", batch)
+            return None
+
+    def _jobs(self, ids: Sequence[str]) -> list[Job]:
+        found: list[dict[str, str]] = []
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            with _translated(), self._redis.pipeline(transaction=False) as pipe:
+                for job in ids[start : start + _READ_AT_ONCE]:
+                    pipe.hgetall(f"{self._prefix}:job:{job}")
+                found.extend(pipe.execute())
+        # A job may have expired a moment before the batch that lists it.
+        return [_job(job, fields) for job, fields in zip(ids, found, strict=True) if fields]
+
+
+def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return zip(flat[::2], flat[1::2], strict=True)
+
+
+def _job(job: str, fields: Mapping[str, str]) -> Job:
+    spec = JobSpec.model_validate_json(fields["spec"])
+    documents: dict[str, Any] = {
+        name: model.model_validate_json(fields[name])
+        for name, model in (
+            ("error", JobError),
+            ("bundle", PublishedBundle),
+            ("timings", Timings),
+            ("progress", Progress),
+        )
+        if name in fields
+    }
+    return Job(
+        id=job,
+        batch=fields["batch"],
+        requirement=spec.requirement,
+        state=JobState(fields["state"]),
+        attempt=int(fields["attempt"]),
+        max_attempts=spec.max_attempts,
+        worker=fields.get("worker"),
+        updated_at=datetime.fromtimestamp(int(fields["updated_ms"]) / 1000, tz=UTC),
+        **documents,
+    )
