@@ -1,0 +1,152 @@
+"""The documents of a bundle: closed, immutable and versioned; camelCase in JSON, snake_case in Python."""
+
+from typing import Annotated, Literal
+
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    JsonValue,
+    NonNegativeInt,
+    StringConstraints,
+)
+from pydantic.alias_generators import to_camel
+
+from config.settings import Target
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Document(BaseModel):
+    """The base of all models here."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        hide_input_in_errors=True,
+    )
+
+
+def _normal_name(name: str) -> str:
+    return canonicalize_name(name, validate=True)
+
+
+def _normal_version(version: str) -> str:
+    return str(Version(version))
+
+
+def _plain_file_name(name: str) -> str:
+    if name in {"", ".", ".."} or any(character in name for character in "/\\\0"):
+        raise ValueError("not a plain file name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_normal_name)]
+"""A project's name in the normal form of PEP 503."""
+
+VersionText = Annotated[str, AfterValidator(_normal_version)]
+"""A version in the normal form of PEP 440."""
+
+FileName = Annotated[str, AfterValidator(_plain_file_name)]
+"""A name without any folder: it becomes part of a path on disk and in the store."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+BundleId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Origin(Document):
+    """What the gateway says about one file that it served."""
+
+    filename: FileName
+    index: str
+    """The index it came from, by the name that users know: ``pypi[0]`` or ``public``."""
+    sha256: Sha256 | None = None
+    """What that index promised, if it promised anything."""
+    yanked: str | None = None
+    """Why the file was yanked (PEP 592; may be empty), or nothing when it was not."""
+
+
+class BundledWheel(Document):
+    """One wheel of a bundle."""
+
+    name: Name
+    version: VersionText
+    filename: FileName
+    sha256: Sha256
+    size_bytes: NonNegativeInt
+    index: str
+    """The index it came from."""
+    yanked: str | None = None
+    """Why it was yanked when it was fetched (may be empty), or nothing when it was not."""
+
+
+class Option(Document):
+    """A value that the user of a visualization may set."""
+
+    name: str
+    display_name: str = ""
+    description: str = ""
+    required: bool = False
+    valid: tuple[JsonValue, ...] | None = None
+    """The only values it takes, when the spec lists them."""
+
+
+def _none_as_empty(value: object) -> object:
+    return () if value is None else value
+
+
+class Visualization(Document):
+    """One visualization, as its spec describes it and as catalogues show it."""
+
+    type: Literal["specs.moderne.io/v1beta/visualization"]
+    name: str
+    display_name: str
+    description: str
+    recipe: str | dict[str, JsonValue]
+    """The recipe's name, or a mapping of its name to its options."""
+    data_table: str
+    options: Annotated[tuple[Option, ...], BeforeValidator(_none_as_empty)] = ()
+    notebook: str
+    """Where the notebook is inside the wheel."""
+    image: str | None = None
+    """Where a picture of it is inside the wheel."""
+
+
+class Bundle(Document):
+    """The content of ``bundle.json``: what was published, for which target, and where it came from."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: BundleId
+    """A digest of the wheel set and the target: the same content has the same id."""
+    requirement: str
+    """What was asked for."""
+    name: Name
+    version: VersionText
+    target: Target
+    wheels: tuple[BundledWheel, ...]
+    """Sorted by name; with the package itself."""
+    visualizations: tuple[Visualization, ...] = ()
+    python_version: str
+    """Of the interpreter that fetched."""
+    pip_version: str
+    """Of the pip that resolved."""
+    created_at: AwareDatetime
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        """All wheels together."""
+        return sum(wheel.size_bytes for wheel in self.wheels)
+
+    def to_json(self) -> bytes:
+        """Return the document as it is stored."""
+        return self.model_dump_json(indent=2).encode() + b"\n"
