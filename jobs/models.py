@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -25,6 +25,10 @@ class Document(BaseModel):
     def as_json(self) -> str:
         """Return the document on one line, under its JSON names."""
         return self.model_dump_json(by_alias=True)
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the document as plain JSON values under its JSON names."""
+        return self.model_dump(mode="json", by_alias=True)
 
 
 class JobState(StrEnum):

@@ -1,0 +1,49 @@
+"""What every command starts from: the agent's arguments, the environment, and the options all commands share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from config.settings import Settings
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="Settings in YAML; VIZFETCH_CONFIG names it as well.", metavar="FILE"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+Requirements = Annotated[
+    list[str] | None, typer.Argument(help="Packages such as `name` or `name==1.0`.", metavar="REQ...")
+]
+RequirementsFile = Annotated[
+    Path | None,
+    typer.Option("-r", "--requirements", help="A requirements list, or a YAML manifest (.yml).", metavar="FILE"),
+]
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """The process's own arguments and environment, read once."""
+
+    arguments: Sequence[str]
+    """Those of the agent's forms (``--moderne.agent.…=``, ``-Dmoderne.agent.…=``)."""
+    environment: Mapping[str, str]
+
+    def settings(self, file: Path | None = None) -> Settings:
+        """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``."""
+        from config.logging import configure_logging
+        from config.secrets import secret_values
+        from config.sources import load
+
+        settings = load(self.arguments, self.environment, file=file)
+        configure_logging(secrets=secret_values(settings))
+        return settings
+
+
+def invocation(context: typer.Context) -> Invocation:
+    """Return what ``cli.main`` put into the context."""
+    found = context.obj
+    assert isinstance(found, Invocation)  # noqa: S101 - only cli.main makes contexts
+    return found

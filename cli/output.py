@@ -1,0 +1,108 @@
+"""What users see: tables and messages for people, JSON for machines.
+
+Results go to standard output, everything else to standard error, so that a result can be piped.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.models import Batch, Job, JobState
+
+if TYPE_CHECKING:  # rich costs time to import, and many commands print a line at most
+    from rich.console import Console
+
+_STYLES = {
+    JobState.QUEUED: "dim",
+    JobState.RUNNING: "cyan",
+    JobState.PUBLISHED: "green",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "yellow",
+}
+
+
+def console(*, error: bool = False) -> "Console":
+    """Return a console; colours appear on a terminal only, and never where ``NO_COLOR`` is set."""
+    from rich.console import Console
+
+    return Console(stderr=error, highlight=False, emoji=False)
+
+
+def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON document
+    """Print one JSON document on standard output."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_error(message: str) -> None:
+    """Print a message for people on standard error."""
+    sys.stderr.write(f"vizfetch: {message}\n")
+
+
+def size(size_bytes: int) -> str:
+    """Return a number of bytes for people, in decimal units as package indexes show them."""
+    amount = float(size_bytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:  # noqa: PLR2004
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def print_batch(batch: Batch) -> None:
+    """Print a batch: its jobs as a table, and below it the reason of each failure in full."""
+    from rich.text import Text
+
+    rows = [
+        (
+            Text(job.requirement),
+            Text(job.state, style=_STYLES[job.state]),
+            _attempts(job),
+            *_bundle_cells(job),
+        )
+        for job in batch.jobs
+    ]
+    heads = ("package", "state", "attempt", "version", "wheels", "size", "visualizations")
+    print_table(heads, rows, title=f"batch {batch.id}")
+    _print_reasons(batch.jobs)
+
+
+def print_batches(batches: Iterable[Batch]) -> None:
+    """Print a line for each batch."""
+    rows = [(batch.id, *(str(batch.counts.get(state, 0)) for state in JobState)) for batch in batches]
+    print_table(("batch", *JobState), rows)
+
+
+def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """Print a table whose cells are text or rich's own; numbers are the caller's to format."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*heads, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        # What comes from packages and indexes is text, never markup.
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    out = console()
+    # A table in a file or a pipe is for a program or for later: it must not depend on a terminal's width.
+    out.print(table, width=None if out.is_terminal else 200)
+
+
+def _attempts(job: Job) -> str:
+    return f"{job.attempt} of {job.max_attempts}" if job.attempt <= job.max_attempts else str(job.attempt)
+
+
+def _bundle_cells(job: Job) -> tuple[str, str, str, str]:
+    if not job.bundle:
+        return ("", "", "", "")
+    bundle = job.bundle
+    return (bundle.version, str(len(bundle.wheels)), size(bundle.size_bytes), str(bundle.visualizations))
+
+
+def _print_reasons(jobs: Iterable[Job]) -> None:
+    out = console()
+    for job in jobs:
+        if job.error and job.state is not JobState.PUBLISHED:
+            out.print(f"{job.requirement}  {job.error.kind}", style=_STYLES[job.state], markup=False)
+            out.print(f"  {job.error.message}", markup=False, soft_wrap=True)

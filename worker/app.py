@@ -1,0 +1,137 @@
+"""The agent as a service: Celery's worker with a gateway beside it."""
+
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from celery.utils.dispatch.signal import Signal
+
+from bundles.store import open_store
+from config.settings import Settings
+from jobs.connection import connect
+from jobs.models import FetchMessage
+from jobs.queue import QUEUE, celery_app
+from jobs.store import StatusStore
+from worker.attempt import Lines, run_attempt
+from worker.environment import check_environment, sweep
+from worker.fetch import Agent
+from worker.gateway.client import GatewayAddress, GatewayClient
+from worker.gateway.process import GatewayProcess
+from worker.pip import PinnedPip, pin
+from worker.tasks import register
+
+_log = structlog.get_logger()
+
+
+class StopFlag:
+    """A flag that the main process raises and its forked children see: one byte of memory they share."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, 1)
+
+    def raise_(self) -> None:
+        """Ask every attempt to give itself back. Safe in a signal handler."""
+        self._memory[0] = 1
+
+    def raised(self) -> bool:
+        """Whether the flag is up."""
+        return self._memory[0] == 1
+
+
+class _Child:
+    """What one of Celery's child processes holds. Made after the fork: connections do not survive one."""
+
+    def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: StopFlag) -> None:
+        self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip)
+        self._lines = Lines(status=StatusStore(connect(settings.redis)), heartbeat=StatusStore(connect(settings.redis)))
+        self._stop = stop
+
+    def run(self, message: FetchMessage) -> None:
+        run_attempt(message, self._agent, self._lines, stopping=self._stop.raised)
+
+
+def run(settings: Settings, *, drain: bool = False) -> int:
+    """Work until SIGTERM or SIGINT and return the exit code.
+
+    On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
+
+    Raises ``UnfitEnvironment`` before anything is connected to, ``StatusUnavailable`` when Redis does not answer, and
+    ``BundleError`` when the store cannot be opened.
+    """
+    check_environment(settings)
+    for left in sweep(settings.temporary_directory):
+        _log.info("task_directory_swept", directory=str(left))
+    _check_services(settings)
+    pip = pin(settings.cache.directory)
+    with GatewayProcess(settings.indexes, settings.cache) as gateway:
+        return _serve(settings, gateway.address, pip, drain=drain)
+
+
+def _check_services(settings: Settings) -> None:
+    redis = connect(settings.redis)
+    try:
+        StatusStore(redis).ping()
+    finally:
+        redis.close()
+    open_store(settings.storage)
+
+
+def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain: bool) -> int:
+    app, stop = celery_app(settings.redis), StopFlag()
+    children: list[_Child] = []
+
+    def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
+        children.append(_Child(settings, gateway, pip, stop))
+
+    def begin_stop(**_: Any) -> None:  # noqa: ANN401
+        if not drain:
+            stop.raise_()
+
+    def run_in_child(message: FetchMessage) -> None:
+        children[0].run(message)
+
+    register(app, run_in_child)
+    receivers = {
+        signals.worker_process_init: start_child,
+        signals.worker_shutting_down: begin_stop,
+        signals.setup_logging: _keep_our_logging,
+    }
+    with _connected(receivers):
+        worker = _worker(app, settings)
+        worker.start()
+    return int(worker.exitcode or 0)
+
+
+def _worker(app: Celery, settings: Settings) -> Worker:
+    worker: Worker = app.Worker(
+        hostname=f"vizfetch@{settings.nickname}",
+        pool_cls="prefork",
+        pool_start_method="fork",
+        concurrency=settings.concurrency,
+        queues=[QUEUE],
+        optimization="fair",
+        without_mingle=True,
+        without_gossip=True,
+        quiet=True,
+        redirect_stdouts=False,
+    )
+    return worker
+
+
+def _keep_our_logging(**_: Any) -> None:  # noqa: ANN401
+    """Having a receiver for this signal keeps Celery from configuring logging itself."""
+
+
+@contextmanager
+def _connected(receivers: dict[Signal, Callable[..., None]]) -> Iterator[None]:
+    for signal, receiver in receivers.items():
+        signal.connect(receiver, weak=False)
+    try:
+        yield
+    finally:
+        for signal, receiver in receivers.items():
+            signal.disconnect(receiver)

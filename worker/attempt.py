@@ -1,0 +1,108 @@
+"""One attempt from claim to end: whatever happens in between, the job's state says it."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from config.settings import RetrySettings
+from jobs.errors import ErrorKind
+from jobs.models import Claim, FetchMessage, JobError, Timings
+from jobs.store import StatusStore, StatusUnavailable
+from worker.errors import Fenced, FetchError, Stopping
+from worker.fetch import Agent, Steps, fetch
+from worker.heartbeat import Heartbeat
+
+_ASK_AGAIN_SECONDS = 0.5
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The two lines to Redis of one process; the heartbeat has its own so that nothing else can hold it up."""
+
+    status: StatusStore
+    heartbeat: StatusStore
+
+
+def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: Callable[[], bool]) -> None:
+    """Claim the attempt that ``message`` hints at, run it, and record how it ended.
+
+    A message that came twice or too late ends here in silence. What a fetch can run into is never raised: an error of
+    which nothing was known is recorded as ``internal``.
+    """
+    settings = agent.settings
+    claimed = lines.status.claim(message.job, message.attempt, settings.nickname, settings.lease_seconds)
+    if claimed is None:
+        _log.debug("message_dropped", job=message.job, attempt=message.attempt)
+        return
+    claim, queued_seconds = claimed
+    with structlog.contextvars.bound_contextvars(job=claim.job, batch=claim.batch, attempt=claim.attempt):
+        _log.info("attempt_started", requirement=claim.spec.requirement)
+        with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
+            finish = _Attempt(claim, queued_seconds, agent, lines.status, Steps(heartbeat)).run()
+            # Still under the heartbeat: the lease must not run out while Redis cannot be told the result.
+            if not _until_answered(finish):
+                _log.warning("attempt_fenced")
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    claim: Claim
+    queued_seconds: float
+    agent: Agent
+    status: StatusStore
+    steps: Steps
+
+    def run(self) -> Callable[[], bool]:
+        """Run the fetch and return the call that records its end, which is False when the attempt was fenced."""
+        try:
+            bundle = fetch(self.claim.spec, self.agent, self.steps)
+        except Fenced:
+            return lambda: False
+        except Stopping:
+            _log.info("attempt_released")
+            return lambda: self.status.release(self.claim)
+        except FetchError as error:
+            return self._failure(error)
+        except Exception:  # noqa: BLE001 - nothing may escape without the job's state saying so; the log has the rest
+            _log.exception("attempt_broke")
+            return self._failure(FetchError(ErrorKind.INTERNAL, "An unknown error; the agent's log has the details."))
+        _log.info("attempt_published", bundle=bundle.id, uri=bundle.uri, uploaded_bytes=bundle.uploaded_bytes)
+        return lambda: self.status.finish_published(self.claim, bundle, self._timings())
+
+    def _failure(self, error: FetchError) -> Callable[[], bool]:
+        kind = error.kind
+        told = JobError(kind=kind, retryable=kind.retryable, index=error.index, message=error.message)
+        if not self._worth_another(kind):
+            _log.error("job_failed", kind=kind, message=error.message)
+            return lambda: self.status.finish_failed(self.claim, told, self._timings())
+        delay_seconds = backoff_seconds(self.agent.settings.retry, self.claim.tries)
+        _log.warning("attempt_failed", kind=kind, message=error.message, retry_in_seconds=round(delay_seconds, 1))
+        return lambda: self.status.finish_for_retry(self.claim, told, self._timings(), delay_seconds)
+
+    def _worth_another(self, kind: ErrorKind) -> bool:
+        allowed = self.claim.spec.max_attempts
+        return kind.retryable and self.claim.tries < min(allowed, kind.attempts or allowed)
+
+    def _timings(self) -> Timings:
+        return self.steps.timings(self.queued_seconds)
+
+
+def backoff_seconds(retry: RetrySettings, tries: int) -> float:
+    """Return how long to wait after ``tries`` failures: full jitter up to a bound that doubles each time."""
+    bound = min(retry.max_backoff_seconds, retry.min_backoff_seconds * 2**tries)
+    return random.uniform(retry.min_backoff_seconds, max(bound, retry.min_backoff_seconds))  # noqa: S311
+
+
+def _until_answered(finish: Callable[[], bool]) -> bool:
+    """Call ``finish`` until Redis answers: a result is not thrown away because a connection was lost."""
+    while True:
+        try:
+            return finish()
+        except StatusUnavailable as error:
+            _log.warning("status_unavailable", reason=str(error))
+            time.sleep(_ASK_AGAIN_SECONDS)

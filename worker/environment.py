@@ -1,0 +1,169 @@
+"""Where fetches run: the machine's fitness for them, and a directory with a venv for each task."""
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.settings import Settings
+from worker.errors import UnfitEnvironment
+from worker.pip import PinnedPip
+
+_PREFIX = "vizfetch-task-"
+_LOCK = "lock"
+_MADE_WITHIN_SECONDS = 60
+
+# pip must not outlive the worker that started it, not even when that is killed with -9. The interpreter asks the kernel
+# itself (PR_SET_PDEATHSIG, prctl(2)), since a preexec_fn is not safe beside the worker's threads. A worker that died
+# before the question was asked is noticed by its number.
+_GUARD = """\
+import ctypes, os, signal
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != {parent}:
+    os._exit(1)
+"""
+
+
+@dataclass(frozen=True)
+class TaskDirectory:
+    """Everything one attempt keeps on the disk; gone when the attempt ends."""
+
+    root: Path
+
+    @property
+    def python(self) -> Path:
+        """The interpreter of the task's venv."""
+        return self.root / "venv" / "bin" / "python"
+
+    @property
+    def requirements(self) -> Path:
+        """What pip is asked for, and where."""
+        return self.root / "requirements.txt"
+
+    @property
+    def wheels(self) -> Path:
+        """Where pip leaves the wheels."""
+        return self.root / "wheels"
+
+    @property
+    def scratch(self) -> Path:
+        """Home and temporary directory of pip."""
+        return self.root / "scratch"
+
+    @property
+    def log(self) -> Path:
+        """What pip printed."""
+        return self.root / "pip.log"
+
+
+@contextmanager
+def task_directory(parent: Path, pip: PinnedPip) -> Iterator[TaskDirectory]:
+    """Make a directory under ``parent`` with a venv that has ``pip``, and remove it whatever happens.
+
+    It is readable by this user alone, and locked while its process lives, so that ``sweep`` can tell a task's directory
+    from what a killed worker left behind.
+    """
+    root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    try:
+        with (root / _LOCK).open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            task = TaskDirectory(root)
+            task.wheels.mkdir()
+            task.scratch.mkdir()
+            _make_venv(root / "venv", pip)
+            yield task
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _make_venv(place: Path, pip: PinnedPip) -> None:
+    venv.EnvBuilder(symlinks=True, with_pip=False).create(place)
+    packages = place / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    (packages / "vizfetch_guard.py").write_text(_GUARD.format(parent=os.getpid()))
+    # https://docs.python.org/3/library/site.html: each line a directory to import from, or a line to run.
+    (packages / "vizfetch.pth").write_text(f"{pip.directory}\nimport vizfetch_guard\n")
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Remove and return the task directories under ``parent`` whose process is gone. Harmless to repeat.
+
+    Those of another user are left alone, and so are those in use.
+    """
+    removed = []
+    for root in parent.glob(f"{_PREFIX}*"):
+        if root.stat(follow_symlinks=False).st_uid == os.getuid() and not root.is_symlink() and _abandoned(root):
+            shutil.rmtree(root, ignore_errors=True)
+            removed.append(root)
+    return removed
+
+
+def _abandoned(root: Path) -> bool:
+    try:
+        with (root / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        # Either its maker died before the lock was there, or it is being made just now.
+        return _age_seconds(root) > _MADE_WITHIN_SECONDS
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _age_seconds(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0
+
+
+def check_environment(settings: Settings) -> None:
+    """Raise ``UnfitEnvironment`` with every reason for which fetches cannot run on this machine.
+
+    Markers are evaluated by the running interpreter, so Python's minor version and the architecture must be the
+    target's.
+    """
+    problems = [*_interpreter_problems(settings), *_directory_problems(settings)]
+    if problems:
+        raise UnfitEnvironment(tuple(problems))
+
+
+def _interpreter_problems(settings: Settings) -> Iterator[str]:
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if running != settings.target.python:
+        yield (
+            f"Python {running} runs here, but target.python is {settings.target.python}: run this agent with Python "
+            f"{settings.target.python}, or change the target."
+        )
+    if platform.system() != "Linux":
+        yield f"This is {platform.system()}: agents run on Linux."
+    elif platform.machine() != settings.target.architecture:
+        yield (
+            f"This machine is {platform.machine()}, but target.architecture is {settings.target.architecture}: run the "
+            "agent on a machine of the target's architecture, or change the target."
+        )
+
+
+def _directory_problems(settings: Settings) -> Iterator[str]:
+    directory = settings.temporary_directory
+    try:
+        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=directory):
+            free = shutil.disk_usage(directory).free
+    except OSError as error:
+        yield (
+            f"temporaryDirectory {directory} cannot be written ({error.strerror}): make it writable for this user, or "
+            "set moderne.agent.visualization.temporaryDirectory to a directory that is."
+        )
+        return
+    if free < settings.min_free_space_bytes:
+        yield (
+            f"temporaryDirectory {directory} has {free // 2**20} MiB free, less than minFreeSpace "
+            f"({settings.min_free_space_bytes // 2**20} MiB): free some space or name another directory."
+        )

@@ -1,0 +1,167 @@
+"""The way of one job on an agent: environment, download, judgement, check, publication."""
+
+import errno
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from packaging.requirements import Requirement
+
+from bundles.assemble import assemble
+from bundles.errors import BundleError
+from bundles.models import Bundle, Origin
+from bundles.publish import Publication, publish
+from bundles.store import ObjectStore
+from config.settings import Settings
+from jobs.errors import ErrorKind
+from jobs.models import JobSpec, Progress, PublishedBundle, Timings
+from worker.environment import TaskDirectory, task_directory
+from worker.errors import FetchError
+from worker.gateway.client import GatewayClient, GatewaySession
+from worker.gateway.errors import GatewayError
+from worker.gateway.record import Record
+from worker.heartbeat import Heartbeat
+from worker.judge import bundle_failure, judge
+from worker.pip import DeadlineExceeded, PinnedPip, download_arguments, run
+
+_PROGRESS_EVERY_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What an agent's process holds for all its fetches."""
+
+    settings: Settings
+    store: ObjectStore
+    gateway: GatewayClient
+    pip: PinnedPip
+
+
+class Steps:
+    """Leads an attempt from step to step: shows each, times it, and ends the attempt between two when it must end."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Enter the step ``name``; raises ``Fenced`` or ``Stopping`` instead when the attempt has to end."""
+        self.heartbeat.check()
+        self.heartbeat.report(Progress(step=name))
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = round(time.monotonic() - begin, 3)
+
+    def timings(self, queued_seconds: float) -> Timings:
+        """Return how long each step took that was reached, also in an attempt that failed."""
+        return Timings(queued=queued_seconds, **self._seconds)
+
+
+def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
+    """Fetch ``spec.requirement`` with all it needs and publish the bundle.
+
+    Knows neither Celery nor Redis. Repeating it is harmless: the same content is the same bundle.
+
+    Raises ``FetchError`` when there is no bundle to be had, ``Fenced`` or ``Stopping`` when the attempt has to end.
+    """
+    with _translated(), ExitStack() as cleanup:
+        with steps.step("environment"):
+            task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
+        with steps.step("download"):
+            record = _download(spec, agent, task, steps.heartbeat)
+        with steps.step("check"):
+            bundle = _check(spec, agent, task, record)
+        with steps.step("publish"):
+            publication = publish(agent.store, bundle, task.wheels, check=steps.heartbeat.check)
+    return _summary(bundle, publication)
+
+
+def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> Record:
+    with agent.gateway.session(spec.target, spec.index) as session:
+        # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
+        task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
+        outcome = run(
+            task.python,
+            download_arguments(spec.target, task.requirements, task.wheels),
+            scratch=task.scratch,
+            log=task.log,
+            timeout_seconds=agent.settings.fetch_timeout_seconds,
+            check=_Watch(session, heartbeat).look,
+        )
+        record = session.record()
+    judge(Requirement(spec.requirement), outcome, record)
+    return record
+
+
+class _Watch:
+    """What happens several times a second while pip runs."""
+
+    def __init__(self, session: GatewaySession, heartbeat: Heartbeat) -> None:
+        self._session = session
+        self._heartbeat = heartbeat
+        self._next = time.monotonic() + _PROGRESS_EVERY_SECONDS
+
+    def look(self) -> None:
+        self._heartbeat.check()
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _PROGRESS_EVERY_SECONDS
+            seen = self._session.progress()
+            self._heartbeat.report(Progress(step="download", wheels=seen.files, size_bytes=seen.size_bytes))
+
+
+def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> Bundle:
+    return assemble(
+        Requirement(spec.requirement),
+        task.wheels,
+        spec.target,
+        _origins(record),
+        require_specs=spec.require_specs,
+        pip_version=agent.pip.version,
+    )
+
+
+def _origins(record: Record) -> Mapping[str, Origin]:
+    return {
+        file.filename: Origin(filename=file.filename, index=file.index, sha256=file.sha256, yanked=file.yanked)
+        for file in record.files
+    }
+
+
+def _summary(bundle: Bundle, publication: Publication) -> PublishedBundle:
+    return PublishedBundle(
+        id=bundle.id,
+        name=bundle.name,
+        version=bundle.version,
+        uri=publication.uri,
+        wheels=tuple(wheel.filename for wheel in bundle.wheels),
+        size_bytes=sum(wheel.size_bytes for wheel in bundle.wheels),
+        uploaded_bytes=publication.uploaded_bytes,
+        visualizations=len(bundle.visualizations),
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what the floors below and the machine raise into a kind of failure."""
+    try:
+        yield
+    except BundleError as error:
+        raise bundle_failure(error) from error
+    except DeadlineExceeded as error:
+        raise FetchError(
+            ErrorKind.DEADLINE, "The download took longer than moderne.agent.visualization.fetchTimeout allows."
+        ) from error
+    except GatewayError as error:
+        raise FetchError(
+            ErrorKind.INTERNAL, f"The agent's index gateway failed during the download: {error}"
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise FetchError(
+                ErrorKind.DISK_FULL, "The agent's disk is full: free space in temporaryDirectory and cache.directory."
+            ) from error
+        raise

@@ -1,0 +1,71 @@
+"""Keeps the lease on an attempt while it runs."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from jobs.models import Claim, Progress
+from jobs.store import StatusStore, StatusUnavailable
+from worker.errors import Fenced, Stopping
+
+_SHOWN_EVERY_SECONDS = 1.0
+
+
+class Heartbeat:
+    """Renews the lease from a thread of its own and shows the progress along with it.
+
+    ``store`` must be the thread's own, so that a connection that hangs elsewhere cannot cost the lease. That Redis does
+    not answer is no reason to stop: the lease may still be ours, and only Redis can say that it is not.
+    """
+
+    def __init__(self, store: StatusStore, claim: Claim, lease_seconds: float, *, stopping: Callable[[], bool]) -> None:
+        self._store = store
+        self._claim = claim
+        self._lease_seconds = lease_seconds
+        self._stopping = stopping
+        self._progress: Progress | None = None
+        self._fenced = threading.Event()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start renewing."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop renewing; the lease itself is ended by whoever finishes the attempt."""
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def fenced(self) -> bool:
+        """Whether Redis said that the attempt is not ours any more."""
+        return self._fenced.is_set()
+
+    def report(self, progress: Progress) -> None:
+        """Show ``progress`` with the next renewal."""
+        self._progress = progress
+
+    def check(self) -> None:
+        """Raise ``Fenced`` or ``Stopping`` when the attempt has to end here."""
+        if self.fenced:
+            raise Fenced
+        if self._stopping():
+            raise Stopping
+
+    def _beat(self) -> None:
+        shown: Progress | None = None
+        while not self._done.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS)):
+            news = self._progress if self._progress != shown else None
+            try:
+                held = self._store.renew(self._claim, self._lease_seconds, news)
+            except StatusUnavailable:
+                continue
+            if not held:
+                self._fenced.set()
+                return
+            shown = news or shown

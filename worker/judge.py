@@ -1,0 +1,160 @@
+"""What went wrong, in a kind and in words.
+
+The gateway's record of the task is the authority. pip falls back to an older version when a page cannot be had, and
+prints the same sentence for a login page, an index that is down and a package that does not exist; so its text is asked
+only when the record knows of nothing.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from bundles.errors import (
+    BrokenWheel,
+    BundleError,
+    HashMismatch,
+    InvalidVisualization,
+    NotClosed,
+    NoVisualizations,
+    StorageError,
+    WrongTarget,
+)
+from jobs.errors import ErrorKind
+from worker.errors import FetchError
+from worker.gateway.record import Project, Record
+from worker.pip import Outcome
+
+_NOTHING_MATCHES = re.compile(r"No matching distribution found for (?P<requirement>[^\n]+?)(?: \(from .*)?$")
+_CONFLICT = "ResolutionImpossible"
+_DISK_FULL = ("No space left on device", "Disk quota exceeded")
+_SHOWN_VERSIONS = 8
+_SHOWN_LINES = 5
+
+_BUNDLE_KINDS: tuple[tuple[type[BundleError], ErrorKind], ...] = (
+    (HashMismatch, ErrorKind.HASH_MISMATCH),
+    (BrokenWheel, ErrorKind.BROKEN_WHEEL),
+    (WrongTarget, ErrorKind.NO_COMPATIBLE_WHEEL),
+    (NotClosed, ErrorKind.RESOLUTION_CONFLICT),
+    (NoVisualizations, ErrorKind.NO_VISUALIZATIONS),
+    (InvalidVisualization, ErrorKind.INVALID_VISUALIZATION),
+    (StorageError, ErrorKind.STORAGE),
+)
+
+
+def judge(requirement: Requirement, outcome: Outcome, record: Record) -> None:
+    """Raise ``FetchError`` unless the download went well in every respect, also when pip says that it did."""
+    if record.incidents:
+        # Of several, the one that somebody has to act on is told before one that may pass.
+        worst = min(record.incidents, key=lambda incident: incident.kind.retryable)
+        raise FetchError(worst.kind, worst.message, index=worst.index)
+    if outcome.exit_code != 0:
+        raise _pip_failure(requirement, outcome, record)
+
+
+def bundle_failure(error: BundleError) -> FetchError:
+    """Return the failure for an error of the bundle or its store."""
+    kind = next((kind for type_, kind in _BUNDLE_KINDS if isinstance(error, type_)), ErrorKind.INTERNAL)
+    return FetchError(kind, str(error))
+
+
+def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> FetchError:
+    text = "\n".join(outcome.lines)
+    if any(sign in text for sign in _DISK_FULL):
+        return FetchError(ErrorKind.DISK_FULL, "The disk of temporaryDirectory is full: free space there.")
+    if _CONFLICT in text:
+        return FetchError(ErrorKind.RESOLUTION_CONFLICT, _conflict(outcome.lines))
+    missing = _unmatched(outcome.lines)
+    if missing is None:
+        return FetchError(
+            ErrorKind.INTERNAL, f"pip failed with exit code {outcome.exit_code}: {_errors(outcome.lines)}"
+        )
+    name = canonicalize_name(missing.name)
+    project = next((project for project in record.projects if project.name == name), None)
+    asked_by = "" if name == canonicalize_name(requirement.name) else f", which `{requirement}` needs"
+    return _unmatched_failure(missing, asked_by, project)
+
+
+def _unmatched(lines: Iterable[str]) -> Requirement | None:
+    for line in lines:
+        if found := _NOTHING_MATCHES.search(line):
+            try:
+                return Requirement(found["requirement"])
+            except InvalidRequirement:
+                continue
+    return None
+
+
+def _unmatched_failure(missing: Requirement, asked_by: str, project: Project | None) -> FetchError:
+    if project is None or project.index is None:
+        return FetchError(
+            ErrorKind.NOT_FOUND,
+            f"No index has the package {missing.name}{asked_by}. Check the name, and that the index which has it is "
+            "configured.",
+        )
+    fitting = [version for version in project.versions if _matches(missing, version)]
+    if not fitting:
+        return FetchError(
+            ErrorKind.NOT_FOUND,
+            f"{project.index} has no version of {missing.name} that satisfies `{missing}`{asked_by}. "
+            f"It has {_newest(project.versions)}.",
+            index=project.index,
+        )
+    return _unusable(missing, asked_by, project, fitting)
+
+
+def _unusable(missing: Requirement, asked_by: str, project: Project, fitting: Sequence[str]) -> FetchError:
+    reasons = {project.versions[version] for version in fitting}
+    shown = _newest(fitting)
+    if reasons == {"needs another Python"}:
+        return FetchError(
+            ErrorKind.PYTHON_INCOMPATIBLE,
+            f"No version of {missing.name} that satisfies `{missing}`{asked_by} is made for the target's Python: "
+            f"{shown} on {project.index} require another one. Ask for another version, or another target.",
+            index=project.index,
+        )
+    return FetchError(
+        ErrorKind.NO_COMPATIBLE_WHEEL,
+        f"No version of {missing.name} that satisfies `{missing}`{asked_by} has a wheel for the target: "
+        f"{project.index} has {shown} ({', '.join(sorted(reasons))}).",
+        index=project.index,
+    )
+
+
+def _matches(requirement: Requirement, version: str) -> bool:
+    return requirement.specifier.contains(version, prereleases=True)
+
+
+def _newest(versions: Iterable[str]) -> str:
+    def order(version: str) -> tuple[bool, Version | str]:
+        try:
+            return (True, Version(version))
+        except InvalidVersion:
+            return (False, version)
+
+    ordered = sorted(versions, key=order, reverse=True)
+    more = f" and {len(ordered) - _SHOWN_VERSIONS} older ones" if len(ordered) > _SHOWN_VERSIONS else ""
+    return (", ".join(ordered[:_SHOWN_VERSIONS]) or "no versions at all") + more
+
+
+def _conflict(lines: Sequence[str]) -> str:
+    """Return pip's explanation of a conflict: the indented lines below "The conflict is caused by"."""
+    start = next((n for n, line in enumerate(lines) if line.startswith("The conflict is caused by")), None)
+    if start is None:
+        return f"The requirements contradict each other: {_errors(lines)}"
+    causes = [line.strip() for line in _until_blank(lines[start + 1 :])]
+    return f"The requirements contradict each other: {'; '.join(causes)}."
+
+
+def _until_blank(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if not line.strip():
+            return
+        yield line
+
+
+def _errors(lines: Sequence[str]) -> str:
+    told = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or list(lines)
+    return " ".join(told[-_SHOWN_LINES:])

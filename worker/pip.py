@@ -1,0 +1,156 @@
+"""The one owner of the pip subprocess."""
+
+import compileall
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import distribution
+from pathlib import Path
+from py_compile import PycInvalidationMode
+from typing import IO
+
+from bundles.target import platforms
+from config.settings import Target
+
+_LOOK_EVERY_SECONDS = 0.25
+_KEPT_LINES = 200
+
+# What pip needs of this process's environment. Everything else stays out: PIP_*, PYTHON* and proxy variables would
+# change what it does, and the rest may hold secrets.
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+
+
+class DeadlineExceeded(Exception):
+    """pip ran longer than ``fetchTimeout`` allows."""
+
+
+@dataclass(frozen=True)
+class PinnedPip:
+    """A directory that holds pip and nothing else, compiled ahead of time."""
+
+    directory: Path
+    version: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How pip ended: its exit code, and the last lines of its output."""
+
+    exit_code: int
+    lines: tuple[str, ...]
+
+
+def pin(cache: Path) -> PinnedPip:
+    """Return this installation's pip in a directory of its own under ``cache``, made when it is not there yet.
+
+    Safe to call from several processes at once: the directory appears whole, by a rename. Compiled without checks
+    against the sources (PEP 552), which nothing here changes.
+    """
+    found = distribution("pip")
+    place = cache / f"pip-{found.version}"
+    if not place.is_dir():
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = Path(tempfile.mkdtemp(prefix=".pip-", dir=cache))
+        try:
+            source = Path(str(found.locate_file("pip")))
+            shutil.copytree(source, fresh / "pip", ignore=shutil.ignore_patterns("__pycache__"))
+            compileall.compile_dir(fresh, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+            fresh.rename(place)
+        except OSError:
+            if not place.is_dir():
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return PinnedPip(place, found.version)
+
+
+def download_arguments(target: Target, requirements: Path, destination: Path) -> list[str]:
+    """Return pip's arguments for the wheels of ``requirements`` that ``target`` can load.
+
+    A single ``--platform`` matches only itself, so every older platform is named too. ``--retries 0``: the gateway
+    retries, and knows why. The requirement and the address of the index stand in the file, since arguments can be read
+    by everybody on the machine.
+    """
+    python = target.python.replace(".", "")
+    return [
+        "download",
+        *("--requirement", str(requirements), "--dest", str(destination)),
+        *("--only-binary", ":all:", "--implementation", "cp", "--abi", f"cp{python}"),
+        *("--python-version", target.python),
+        *(argument for platform in platforms(target) for argument in ("--platform", platform)),
+        *("--no-input", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "0"),
+    ]
+
+
+def run(
+    python: Path,
+    arguments: Sequence[str],
+    *,
+    scratch: Path,
+    log: Path,
+    timeout_seconds: float,
+    check: Callable[[], None],
+) -> Outcome:
+    """Run pip with ``python`` until it ends, and return how it did.
+
+    pip runs in a session of its own, with ``scratch`` for its home and temporary files and ``log`` for its output.
+    ``check`` is called several times a second; whatever it raises ends pip and is passed on. Whichever way this
+    function is left, pip's whole process group is gone.
+
+    Raises ``DeadlineExceeded`` after ``timeout_seconds``.
+    """
+    with log.open("wb") as output:
+        process = _start(python, arguments, scratch, output)
+        try:
+            _wait(process.pid, time.monotonic() + timeout_seconds, check)
+        finally:
+            # Before the wait below: until then the number cannot belong to another process group.
+            _kill_group(process.pid)
+            exit_code = process.wait()
+    return Outcome(exit_code, _tail(log))
+
+
+def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
+    # -I: neither the working directory nor the user's own packages are importable.
+    return subprocess.Popen(
+        [str(python), "-I", "-m", "pip", *arguments],
+        cwd=scratch,
+        env=_environment(os.environ, scratch),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    passed_on = {name: ours[name] for name in _PASSED_ON if name in ours}
+    place = str(scratch)
+    return passed_on | {"HOME": place, "TMPDIR": place, "PIP_CONFIG_FILE": os.devnull}
+
+
+def _wait(pid: int, deadline: float, check: Callable[[], None]) -> None:
+    ended = os.pidfd_open(pid)
+    try:
+        while not select.select([ended], [], [], _LOOK_EVERY_SECONDS)[0]:
+            check()
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded
+    finally:
+        os.close(ended)
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _tail(log: Path) -> tuple[str, ...]:
+    return tuple(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_KEPT_LINES:])
