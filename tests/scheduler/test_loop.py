@@ -1,0 +1,135 @@
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from config.settings import RedisSettings, Target
+from jobs.models import FetchMessage, JobSpec, JobState
+from jobs.queue import celery_app, length, publish
+from jobs.store import StatusStore, StatusUnavailable
+from scheduler.loop import WINDOW, Broker, Loop
+
+BATCH = "b-1"
+LEASE = 5.0
+
+
+@dataclass
+class Clock:
+    now: float = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Messages:
+    """Takes what the loop publishes, and says how much of it still waits."""
+
+    published: list[FetchMessage] = field(default_factory=list)
+    waiting: int = 0
+
+    def broker(self) -> Broker:
+        return Broker(publish=self.published.append, waiting=lambda: self.waiting)
+
+
+@pytest.fixture
+def store(redis: Redis) -> StatusStore:
+    return StatusStore(redis)
+
+
+def specs(count: int) -> list[JobSpec]:
+    return [JobSpec(requirement=f"package-{number}", target=Target(), max_attempts=3) for number in range(count)]
+
+
+def lost_job(store: StatusStore) -> str:
+    """Leave a job behind whose worker is gone."""
+    store.enqueue(BATCH, specs(1))
+    job = specs(1)[0].id(BATCH)
+    assert store.claim(job, 1, "agent", 0.01)
+    time.sleep(0.05)
+    return job
+
+
+def test_what_is_due_is_published_once(store: StatusStore) -> None:
+    messages = Messages()
+    loop = Loop(store, messages.broker(), LEASE, Clock())
+    store.enqueue(BATCH, specs(3))
+    loop.turn()
+    loop.turn()
+    assert {message.job for message in messages.published} == {spec.id(BATCH) for spec in specs(3)}
+    assert len(messages.published) == 3
+
+
+def test_two_loops_publish_once(store: StatusStore) -> None:
+    messages = Messages()
+    store.enqueue(BATCH, specs(5))
+    for loop in [Loop(store, messages.broker(), LEASE, Clock()) for _ in range(2)]:
+        loop.turn()
+    assert len(messages.published) == 5
+
+
+def test_the_queue_is_kept_short(store: StatusStore) -> None:
+    messages = Messages(waiting=WINDOW - 2)
+    store.enqueue(BATCH, specs(10))
+    loop = Loop(store, messages.broker(), LEASE, Clock())
+    loop.turn()
+    assert len(messages.published) == 2
+    messages.waiting = WINDOW
+    loop.turn()
+    assert len(messages.published) == 2
+
+
+def test_a_lost_worker_s_job_is_published_again_under_the_next_attempt(store: StatusStore) -> None:
+    clock, messages = Clock(), Messages()
+    loop = Loop(store, messages.broker(), LEASE, clock)
+    job = lost_job(store)
+    clock.now = LEASE
+    loop.turn()
+    assert messages.published == [FetchMessage(job=job, attempt=2)]
+
+
+def test_no_lease_is_ended_right_after_the_start(store: StatusStore) -> None:
+    clock, messages = Clock(), Messages()
+    loop = Loop(store, messages.broker(), LEASE, clock)
+    job = lost_job(store)
+    clock.now = LEASE - 0.1
+    loop.turn()
+    assert store.job(job).state is JobState.RUNNING
+
+
+def test_no_lease_is_ended_right_after_redis_was_away(store: StatusStore) -> None:
+    clock, messages = Clock(), Messages()
+    away = True
+
+    def waiting() -> int:
+        if away:
+            raise StatusUnavailable from RedisConnectionError()
+        return 0
+
+    loop = Loop(store, Broker(publish=messages.published.append, waiting=waiting), LEASE, clock)
+    clock.now = 10 * LEASE
+    loop.turn()
+    away = False
+    job = lost_job(store)
+    loop.turn()
+    assert store.job(job).state is JobState.RUNNING
+    clock.now += LEASE
+    loop.turn()
+    assert store.job(job).state is JobState.QUEUED
+
+
+def test_messages_reach_the_queue_of_the_workers(redis: Redis, redis_settings: RedisSettings) -> None:
+    app = celery_app(redis_settings)
+    assert length(redis) == 0
+    publish(app, FetchMessage(job="j-1", attempt=1))
+    assert length(redis) == 1
+    app.close()
+
+
+def test_a_broker_that_is_down_is_said_to_be_down(redis_settings: RedisSettings) -> None:
+    app = celery_app(redis_settings.model_copy(update={"url": type(redis_settings.url)("redis://127.0.0.1:1/0")}))
+    with pytest.raises(StatusUnavailable):
+        publish(app, FetchMessage(job="j-1", attempt=1))
+    app.close()

@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import pytest
+
+from scheduler.manifest import Entry, InvalidManifest, collect, parse_requirement
+
+
+def problems(requirements: list[str], file: Path | None = None) -> tuple[str, ...]:
+    with pytest.raises(InvalidManifest) as caught:
+        collect(requirements, file)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("text", ["acme", "acme==1.0", "acme[plot]>=1,<2", 'acme; python_version>"3"', "Acme_Charts"])
+def test_requirements_are_taken(text: str) -> None:
+    assert parse_requirement(text).name
+
+
+def test_names_are_normalised() -> None:
+    assert parse_requirement("Acme_Charts==1.0").name == "acme-charts"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "--index-url=http://127.0.0.1/",
+        "-e .",
+        "-r other.txt",
+        "./acme",
+        "/etc/passwd",
+        "acme @ https://127.0.0.1/acme-1.0-py3-none-any.whl",
+        "git+https://127.0.0.1/acme",
+        "https://127.0.0.1/acme-1.0.whl",
+        "acme==1.0\n--index-url=http://127.0.0.1/",
+        "acme\u200b==1.0",
+        "\uff41cme",
+        "acme==1.0 --hash=sha256:00",
+        "a" * 100_000,
+    ],
+)
+def test_everything_else_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is |has |names "):
+        parse_requirement(text)
+
+
+def test_a_list_is_read_with_its_comments_and_blank_lines(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("# ours\nacme==1.0  # pinned\n\n  other>=2\n")
+    assert [str(entry.requirement) for entry in collect([], file)] == ["acme==1.0", "other>=2"]
+
+
+def test_every_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("acme\n-e .\nfine==1\n./path\n")
+    found = problems(["bad requirement here"], file)
+    assert len(found) == 3
+    assert "`bad requirement here`" in found[0]
+    assert "line 2: `-e .`" in found[1]
+    assert "line 4: `./path`" in found[2]
+
+
+def test_a_manifest_says_for_each_package_where_from_and_how_strict(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.yml"
+    file.write_text(
+        "version: 1\nvisualizations:\n  - package: acme>=2,<3\n  - {package: other, index: 1, requireSpecs: false}\n"
+    )
+    first, second = collect([], file)
+    assert first == Entry(parse_requirement("acme>=2,<3"))
+    assert second == Entry(parse_requirement("other"), index="pypi[1]", require_specs=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("visualizations: [{package: a}]", "version"),
+        ("version: 2\nvisualizations: [{package: a}]", "version"),
+        ("version: 1\nvisualizations: []", "visualizations"),
+        ("version: 1\nvisualizations: [{package: a, indx: 1}]", "visualizations.0.indx"),
+        ("version: 1\nvisualizations: [{package: 3}]", "visualizations.0.package"),
+        ("version: 1\nvisualizations: [{package: a, index: -1}]", "visualizations.0.index"),
+        ("version: 1\nvisualizations: [{package: a, requireSpecs: 'no'}]", "visualizations.0.requireSpecs"),
+        ("version: 1\nvisualizations: [{package: ./a}]", "visualizations[0]"),
+        ("- 1", "as a whole"),
+        ("", "as a whole"),
+        ("a: &a [1]\nb: *a", "aliases"),
+        ("{", "no YAML"),
+        ("!!python/object/apply:os.system ['true']", "no YAML"),
+        ("version: 1\nvisualizations: [{package: a}]\nrefresh: 1h", "refresh"),
+    ],
+)
+def test_a_manifest_that_cannot_be_understood_is_refused_with_the_place(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    file = tmp_path / "manifest.yaml"
+    file.write_text(content)
+    assert any(said in problem for problem in problems([], file))
+
+
+def test_nothing_asked_for_is_an_error(tmp_path: Path) -> None:
+    assert "no package is named" in problems([])[0]
+    empty = tmp_path / "empty.txt"
+    empty.write_text("# nothing\n")
+    assert "names no package" in problems([], empty)[0]
+    assert "cannot be read" in problems([], tmp_path / "missing.txt")[0]
