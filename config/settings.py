@@ -1,12 +1,32 @@
 """The settings as frozen objects: read once at a process's entry point, then passed down.
 
-How they are read and which spellings there are is told in ``config.sources``.
+How they are read and which spellings there are is told in ``config.sources``. An object made by hand obeys the same
+rules: a wrong value raises :class:`pydantic.ValidationError`, whose text does not repeat the value.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from config import kinds
+from config.durations import MAX_SECONDS
+from config.sizes import MAX_BYTES
+
+
+def _secret_redis_url(url: SecretStr) -> SecretStr:
+    kinds.redis_url(url.get_secret_value())
+    return url
+
+
+Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Pause = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Line = Annotated[str, AfterValidator(kinds.line)]
+Host = Annotated[str, AfterValidator(kinds.host)]
+HttpUrl = Annotated[str, AfterValidator(kinds.http_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_secret_redis_url)]
 
 
 class Model(BaseModel):
@@ -18,53 +38,81 @@ class Model(BaseModel):
 class Proxy(Model):
     """An HTTP proxy for one index."""
 
-    host: str
-    port: int
+    host: Host
+    """Without scheme; an IPv6 address in brackets."""
+    port: Port
 
 
 class IndexSettings(Model):
     """One PyPI-style index (the simple repository API, PEP 503 and 691)."""
 
-    name: str
+    name: Line
     """How users know it: ``pypi[0]``, or ``public`` for the default index."""
-    url: str
-    username: str | None = None
+    url: HttpUrl
+    """As the user wrote it, with or without a slash at its end; never with credentials inside."""
+    username: Annotated[str, AfterValidator(kinds.username)] | None = None
+    """Together with ``password`` or not at all. Any Unicode text: encode both as UTF-8 (RFC 7617, section 2.1)."""
     password: SecretStr | None = None
     bearer_token: SecretStr | None = None
+    """In place of ``username`` and ``password``."""
     skip_ssl: bool = False
+    """Do not verify this index's TLS certificate."""
     skip_validate_connectivity: bool = False
+    """Do not ask this index for anything at start."""
     proxy: Proxy | None = None
-    connect_timeout_seconds: float = 30
+    """For this index alone; no other proxy setting of the process is used."""
+    connect_timeout_seconds: Seconds = 30
     """Until the connection stands and the first byte of the answer is there."""
-    read_timeout_seconds: float = 60
+    read_timeout_seconds: Seconds = 60
     """For the whole body."""
+
+    @model_validator(mode="after")
+    def _one_way_to_authenticate(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password come together")
+        if self.bearer_token is not None and self.username is not None:
+            raise ValueError("a bearer token and basic auth exclude each other")
+        return self
 
 
 class RedisSettings(Model):
     """Where status lives and Celery's messages pass."""
 
-    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    url: RedisUrl = SecretStr("redis://127.0.0.1:6379/0")
     """With its credentials, made from ``redis.url`` or from ``redis.host`` and its siblings."""
 
 
 class StorageSettings(Model):
     """Where bundles are published."""
 
-    uri: str = "file:///var/lib/vizfetch/bundles"
+    uri: Annotated[str, AfterValidator(kinds.storage_uri)] = "file:///var/lib/vizfetch/bundles"
     """``file:///…`` or ``s3://bucket/prefix``."""
-    endpoint_url: str | None = None
-    region: str | None = None
+    endpoint_url: HttpUrl | None = None
+    """An S3 service that is not Amazon's."""
+    region: Line | None = None
     access_key: SecretStr | None = None
+    """Together with ``secret_key``; without both and without a profile, the instance's role is used."""
     secret_key: SecretStr | None = None
-    profile: str | None = None
+    profile: Line | None = None
+    """A profile of the AWS configuration files, in place of the keys."""
     skip_ssl: bool = False
+    """Do not verify the store's TLS certificate."""
+
+    @model_validator(mode="after")
+    def _one_way_to_authenticate(self) -> Self:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("access key and secret key come together")
+        if self.access_key is not None and self.profile is not None:
+            raise ValueError("a profile and keys exclude each other")
+        return self
 
 
 class Target(Model):
     """The target environment: where a bundle will be installed. Always Linux with glibc, CPython."""
 
-    python: str = "3.11"
-    glibc: str = "2.35"
+    python: Annotated[str, AfterValidator(kinds.python_version)] = "3.11"
+    """The minor version."""
+    glibc: Annotated[str, AfterValidator(kinds.glibc_version)] = "2.35"
     architecture: Literal["x86_64", "aarch64"] = "x86_64"
 
 
@@ -72,44 +120,61 @@ class CacheSettings(Model):
     """The gateway's cache, shared by all tasks of one agent."""
 
     directory: Path = Path("/var/cache/vizfetch")
-    max_size_bytes: int = 10 * 2**30
-    page_ttl_seconds: float = 600
+    max_size_bytes: Bytes = 10 * 2**30
+    page_ttl_seconds: Pause = 600
+    """How long an index page is served without asking the index again; 0 means never."""
 
 
 class RetrySettings(Model):
     """Exponential backoff with full jitter between the two bounds."""
 
-    max_attempts: int = 5
-    min_backoff_seconds: float = 2
-    max_backoff_seconds: float = 300
+    max_attempts: int = Field(default=5, ge=1)
+    """The first attempt included."""
+    min_backoff_seconds: Pause = 2
+    max_backoff_seconds: Pause = 300
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.min_backoff_seconds > self.max_backoff_seconds:
+            raise ValueError("the shortest pause is longer than the longest")
+        return self
 
 
 class ApiSettings(Model):
     """Where health, metrics and the API listen."""
 
-    host: str = "127.0.0.1"
-    port: int = 8080
+    host: Host = "127.0.0.1"
+    port: Port = 8080
     token: SecretStr | None = None
+    """The bearer token that callers must show."""
 
 
 class Settings(Model):
     """Everything a process of vizfetch needs to know."""
 
-    nickname: str
+    nickname: Line
     """``moderne.agent.nickname``; unique for each instance, by default made from host name and process id."""
     indexes: tuple[IndexSettings, ...] = ()
     """In order of priority; with the public index last unless ``useOnlyConfigured``."""
     use_only_configured: bool = False
+    """Whether ``indexes`` holds nothing but what users configured; always so with the Connector's names."""
     redis: RedisSettings = RedisSettings()
     storage: StorageSettings = StorageSettings()
     target: Target = Target()
     sdists: Literal["never", "allow"] | tuple[str, ...] = "never"
+    """Whether packages that exist as source only may be built: the names are normalised (PEP 503)."""
     require_specs: bool = True
-    temporary_directory: Path = Path("/tmp")  # noqa: S108 - replaced by tempfile.gettempdir() when read
-    min_free_space_bytes: int = 2 * 2**30
+    """Whether a package without visualizations is refused."""
+    temporary_directory: Path = Path("/tmp")  # noqa: S108 - the default users expect; tasks make private directories below it
+    """Absolute when read by ``config.sources``: ``temporaryDirectory``, else ``java.io.tmpdir``, else ``TMPDIR``."""
+    min_free_space_bytes: Bytes = 2 * 2**30
+    """Free space that the temporary directory must have at start."""
     cache: CacheSettings = CacheSettings()
     concurrency: int = Field(default=2, ge=1)
-    fetch_timeout_seconds: float = 900
+    """Jobs that one worker fetches at once."""
+    fetch_timeout_seconds: Seconds = 900
+    """For one attempt."""
     retry: RetrySettings = RetrySettings()
-    lease_seconds: float = 10
+    lease_seconds: Seconds = 10
+    """A worker that does not renew for this long has lost its attempt."""
     api: ApiSettings = ApiSettings()
