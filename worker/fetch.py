@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
+from bundles import errors as bundle_errors
 from bundles.assemble import assemble
-from bundles.errors import BundleError
 from bundles.models import Bundle, Origin
 from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
@@ -17,8 +17,8 @@ from config.settings import Settings
 from jobs.errors import ErrorKind
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
 from worker.environment import TaskDirectory, task_directory
-from worker.errors import FetchError
-from worker.gateway.client import GatewayClient, GatewaySession
+from worker.errors import Fenced, FetchError
+from worker.gateway.client import GatewayClient, Session
 from worker.gateway.errors import GatewayError
 from worker.gateway.record import Record
 from worker.heartbeat import Heartbeat
@@ -76,7 +76,7 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
         with steps.step("check"):
             bundle = _check(spec, agent, task, record)
         with steps.step("publish"):
-            publication = publish(agent.store, bundle, task.wheels, check=steps.heartbeat.check)
+            publication = publish(agent.store, bundle, task.wheels, fenced=steps.heartbeat.fenced_or_stopping)
     return _summary(bundle, publication)
 
 
@@ -100,7 +100,7 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
 class _Watch:
     """What happens several times a second while pip runs."""
 
-    def __init__(self, session: GatewaySession, heartbeat: Heartbeat) -> None:
+    def __init__(self, session: Session, heartbeat: Heartbeat) -> None:
         self._session = session
         self._heartbeat = heartbeat
         self._next = time.monotonic() + _PROGRESS_EVERY_SECONDS
@@ -149,7 +149,9 @@ def _translated() -> Iterator[None]:
     """Turn what the floors below and the machine raise into a kind of failure."""
     try:
         yield
-    except BundleError as error:
+    except bundle_errors.Fenced as error:
+        raise Fenced from error
+    except bundle_errors.BundleError as error:
         raise bundle_failure(error) from error
     except DeadlineExceeded as error:
         raise FetchError(

@@ -57,6 +57,12 @@ class Heartbeat:
         if self._stopping():
             raise Stopping
 
+    def fenced_or_stopping(self) -> bool:
+        """Return whether the attempt was fenced; raises ``Stopping`` when the worker stops."""
+        if self._stopping():
+            raise Stopping
+        return self.fenced
+
     def _beat(self) -> None:
         shown: Progress | None = None
         while not self._done.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS)):

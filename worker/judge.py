@@ -24,7 +24,7 @@ from bundles.errors import (
 )
 from jobs.errors import ErrorKind
 from worker.errors import FetchError
-from worker.gateway.record import Project, Record
+from worker.gateway.record import Availability, Project, Record
 from worker.pip import Outcome
 
 _NOTHING_MATCHES = re.compile(r"No matching distribution found for (?P<requirement>[^\n]+?)(?: \(from .*)?$")
@@ -108,7 +108,7 @@ def _unmatched_failure(missing: Requirement, asked_by: str, project: Project | N
 def _unusable(missing: Requirement, asked_by: str, project: Project, fitting: Sequence[str]) -> FetchError:
     reasons = {project.versions[version] for version in fitting}
     shown = _newest(fitting)
-    if reasons == {"needs another Python"}:
+    if reasons == {Availability.OTHER_PYTHON}:
         return FetchError(
             ErrorKind.PYTHON_INCOMPATIBLE,
             f"No version of {missing.name} that satisfies `{missing}`{asked_by} is made for the target's Python: "
