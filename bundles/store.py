@@ -1,0 +1,266 @@
+"""Where bundles are kept: one interface over local files and S3, both through obstore."""
+
+from __future__ import annotations  # obstore's typed dictionaries exist for type checkers only
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from configparser import ConfigParser
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import LocalStore, S3Store
+
+from bundles.errors import StorageError
+from config.settings import StorageSettings
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
+
+_PART_BYTES = 5 * 2**20
+"""S3 takes no smaller part (except the last); a file up to this size goes in one request."""
+_PARTS_AT_ONCE = 2
+"""For each file: with a few files in flight, what is in memory stays well below 64 MiB."""
+_READ_BYTES = 2**20
+
+_CLIENT: ClientConfig = {
+    "connect_timeout": timedelta(seconds=10),
+    "read_timeout": timedelta(seconds=60),
+    # The default of 30 s is for a whole answer, too little for one large wheel.
+    "timeout": timedelta(minutes=15),
+}
+_RETRIES: RetryConfig = {
+    "max_retries": 5,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {
+        "init_backoff": timedelta(milliseconds=200),
+        "max_backoff": timedelta(seconds=5),
+        "base": 2,
+    },
+}
+
+
+class ObjectStore(Protocol):
+    """Objects by path: relative, with ``/`` between the parts, below the settings' ``storage.uri``.
+
+    A write is atomic: the object is there whole or not at all, and replaces what was there. All methods may
+    be called from several threads, none from a fork of the process that opened the store. All raise
+    StorageError when the store fails.
+    """
+
+    def size(self, path: str) -> int | None:
+        """Return the object's size in bytes, or None when there is no such object."""
+
+    def put_file(self, path: str, file: Path) -> None:
+        """Store a file's content, in parts, so that memory stays bounded."""
+
+    def put_bytes(self, path: str, data: bytes) -> None:
+        """Store a small object."""
+
+    def read(self, path: str) -> bytes:
+        """Return a small object's content. Raises FileNotFoundError when there is none."""
+
+    def fetch(self, path: str, file: Path) -> None:
+        """Write an object's content into ``file``, streaming. Raises FileNotFoundError when there is none.
+
+        After an error the file may hold a part of it: give a temporary name, and rename.
+        """
+
+    def paths(self, prefix: str) -> Iterator[str]:
+        """Yield the paths of all objects in the folder ``prefix`` and below, in no particular order."""
+
+    def delete(self, path: str) -> None:
+        """Remove an object; harmless when there is none."""
+
+    def uri(self, path: str) -> str:
+        """Return the absolute address of an object or folder, for people and for other tools."""
+
+
+def open_store(settings: StorageSettings, *, authorities: bytes | None = None) -> ObjectStore:
+    """Open the store of the settings; nothing is asked of an S3 server yet, a local folder is created.
+
+    ``authorities`` are certificates (PEM) to trust besides the system's. Without an access key in the
+    settings, the profile is used, or else what the environment or the instance's role offers. Raises
+    StorageError.
+    """
+    _Runtime.claim()
+    address = urlsplit(settings.uri)
+    try:
+        inner = _open(address, settings, authorities)
+    except (BaseError, OSError, ValueError) as error:
+        raise StorageError("open", settings.uri, _reason(error)) from error
+    return _ObstoreStore(inner, settings.uri.rstrip("/"))
+
+
+def _open(address: SplitResult, settings: StorageSettings, authorities: bytes | None) -> LocalStore | S3Store:
+    if address.scheme == "s3":
+        return _s3(address, settings, authorities)
+    return LocalStore(unquote(address.path), mkdir=True, automatic_cleanup=True)
+
+
+def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | None) -> S3Store:
+    endpoint = settings.endpoint_url
+    client: ClientConfig = {**_CLIENT, "allow_invalid_certificates": settings.skip_ssl}
+    client["allow_http"] = endpoint is not None and endpoint.lower().startswith("http://")
+    if authorities is not None:
+        client["root_certificate"] = authorities
+    provider, profile_region = _credentials(settings)
+    config: S3Config = {}
+    if endpoint is not None:
+        config["endpoint"] = endpoint
+    if (region := settings.region or profile_region) is not None:
+        config["region"] = region
+    return S3Store(
+        address.netloc,
+        prefix=unquote(address.path).strip("/") or None,
+        config=config,
+        client_options=client,
+        retry_config=_RETRIES,
+        credential_provider=provider,
+    )
+
+
+def _credentials(settings: StorageSettings) -> tuple[Callable[[], S3Credential] | None, str | None]:
+    """Return what yields the credentials (None: the environment or the instance's role), and a region."""
+    if settings.access_key is not None and settings.secret_key is not None:
+        access, secret = settings.access_key.get_secret_value(), settings.secret_key.get_secret_value()
+        # A provider, since plain keys would be mixed with a session token found in the environment.
+        return _constant(access, secret, None), None
+    if settings.profile is not None:
+        return _profile(settings.profile)
+    return None, None
+
+
+def _constant(access_key: str, secret_key: str, token: str | None) -> Callable[[], S3Credential]:
+    def credential() -> S3Credential:
+        return {
+            "access_key_id": access_key,
+            "secret_access_key": secret_key,
+            "token": token,
+            "expires_at": None,
+        }
+
+    return credential
+
+
+def _profile(name: str) -> tuple[Callable[[], S3Credential], str | None]:
+    """Read a profile's keys and region from the files that AWS tools share."""
+    folder = Path.home() / ".aws"
+    files = ConfigParser(interpolation=None)
+    files.read(
+        [
+            os.environ.get("AWS_CONFIG_FILE", folder / "config"),
+            os.environ.get("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials"),
+        ],
+        encoding="utf-8",
+    )
+    # The one file says [profile NAME], the other [NAME]; [default] is the same in both.
+    values = {key: value for head in (f"profile {name}", name) if head in files for key, value in files[head].items()}
+    try:
+        access, secret = values["aws_access_key_id"], values["aws_secret_access_key"]
+    except KeyError:
+        raise ValueError(
+            f"the profile {name!r} has no access key and secret key in ~/.aws; profiles that sign in "
+            "elsewhere are not supported: give the keys, or leave all of them out on a machine with a role"
+        ) from None
+    return _constant(access, secret, values.get("aws_session_token")), values.get("region")
+
+
+class _Runtime:
+    """obstore's worker threads do not survive a fork: a call in the child would wait for ever."""
+
+    owner: int | None = None
+
+    @classmethod
+    def claim(cls) -> None:
+        if cls.owner is None:
+            cls.owner = os.getpid()
+        cls.check()
+
+    @classmethod
+    def check(cls) -> None:
+        if cls.owner != os.getpid():
+            raise RuntimeError("a store was opened before this process was forked; open it only afterwards")
+
+
+class _ObstoreStore:
+    """An ObjectStore over one of obstore's."""
+
+    def __init__(self, inner: LocalStore | S3Store, base_uri: str) -> None:
+        self._inner = inner
+        self._base_uri = base_uri
+
+    def size(self, path: str) -> int | None:
+        try:
+            with _translated("look at", path):
+                return int(obstore.head(self._inner, path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def put_file(self, path: str, file: Path) -> None:
+        with _translated("write", path):
+            obstore.put(self._inner, path, file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
+
+    def put_bytes(self, path: str, data: bytes) -> None:
+        with _translated("write", path):
+            obstore.put(self._inner, path, data, use_multipart=False)
+
+    def read(self, path: str) -> bytes:
+        with _translated("read", path):
+            return bytes(obstore.get(self._inner, path).bytes())
+
+    def fetch(self, path: str, file: Path) -> None:
+        with _translated("read", path):
+            stream = obstore.get(self._inner, path).stream(min_chunk_size=_READ_BYTES)
+        with file.open("wb") as output:
+            while True:
+                # Only the store's side is translated: a full disk here is not the store's fault.
+                with _translated("read", path):
+                    chunk = next(stream, None)
+                if chunk is None:
+                    return
+                output.write(chunk)
+
+    def paths(self, prefix: str) -> Iterator[str]:
+        with _translated("list", prefix):
+            for batch in obstore.list(self._inner, prefix or None):
+                for found in batch:
+                    yield found["path"]
+
+    def delete(self, path: str) -> None:
+        try:
+            with _translated("delete", path):
+                obstore.delete(self._inner, path)
+        except FileNotFoundError:
+            return
+
+    def uri(self, path: str) -> str:
+        return f"{self._base_uri}/{path}"
+
+
+@contextmanager
+def _translated(operation: str, path: str) -> Iterator[None]:
+    _Runtime.check()
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the store has no {path}") from error
+    except (BaseError, OSError, ValueError) as error:
+        raise StorageError(operation, path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause in one line, without what a server may echo of the request (such as an access key)."""
+    text = str(error)
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        detail = f" ({code[1]})" if code else ""
+        return f"permission denied{detail}; check the access key, the secret key and the bucket's policy"
+    if code:
+        return f"the server answered {code[1]}"
+    return re.split(r"\n|<\?xml", text, maxsplit=1)[0].strip()[:300]

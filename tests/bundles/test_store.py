@@ -1,0 +1,274 @@
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from bundles.errors import StorageError
+from bundles.store import ObjectStore, open_store
+from config.settings import StorageSettings
+from tests.support.seaweed import S3Server, seaweed
+
+
+def test_bytes_come_back(store: ObjectStore) -> None:
+    store.put_bytes("bundles/a/1.0/x/bundle.json", b"{}")
+    assert store.read("bundles/a/1.0/x/bundle.json") == b"{}"
+    assert store.size("bundles/a/1.0/x/bundle.json") == 2
+
+
+def test_empty_object_is_an_object(store: ObjectStore) -> None:
+    store.put_bytes("empty", b"")
+    assert store.size("empty") == 0
+    assert store.read("empty") == b""
+
+
+def test_missing_object(store: ObjectStore, tmp_path: Path) -> None:
+    assert store.size("nothing/here") is None
+    with pytest.raises(FileNotFoundError, match="nothing/here"):
+        store.read("nothing/here")
+    with pytest.raises(FileNotFoundError, match="nothing/here"):
+        store.fetch("nothing/here", tmp_path / "got")
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 5 * 2**20, 5 * 2**20 + 1, 17 * 2**20])
+def test_files_of_every_size_come_back(store: ObjectStore, tmp_path: Path, size_bytes: int) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(os.urandom(size_bytes))
+    store.put_file("wheels/some.whl", source)
+    store.fetch("wheels/some.whl", copy)
+    assert store.size("wheels/some.whl") == size_bytes
+    assert copy.read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["torch-2.0+cu118-py3-none-any.whl", "1!2.0", "a b", "x%20y", "ü~@=&"])
+def test_unusual_names_survive(store: ObjectStore, name: str) -> None:
+    store.put_bytes(f"odd/{name}", b"1")
+    assert list(store.paths("odd")) == [f"odd/{name}"]
+    assert store.read(f"odd/{name}") == b"1"
+
+
+def test_write_replaces(store: ObjectStore) -> None:
+    store.put_bytes("x", b"long content")
+    store.put_bytes("x", b"short")
+    assert store.read("x") == b"short"
+
+
+def test_paths_lists_one_folder_and_below(store: ObjectStore) -> None:
+    for path in ("bundles/a/1/x", "bundles/a/2/y", "bundles/ab/1/z", "wheels/w"):
+        store.put_bytes(path, b"1")
+    assert sorted(store.paths("bundles/a")) == ["bundles/a/1/x", "bundles/a/2/y"]
+    assert sorted(store.paths("bundles/a/")) == ["bundles/a/1/x", "bundles/a/2/y"]
+    assert len(list(store.paths(""))) == 4
+    assert list(store.paths("nothing")) == []
+
+
+def test_delete_can_be_repeated(store: ObjectStore) -> None:
+    store.put_bytes("x/y", b"1")
+    store.delete("x/y")
+    store.delete("x/y")
+    assert store.size("x/y") is None
+
+
+def test_uri_is_below_the_settings_uri(store: ObjectStore, storage: StorageSettings) -> None:
+    assert store.uri("bundles/a") == f"{storage.uri}/bundles/a"
+
+
+def test_two_prefixes_do_not_see_each_other(storage: StorageSettings, store: ObjectStore) -> None:
+    sibling = open_store(storage.model_copy(update={"uri": storage.uri + "-2"}))
+    sibling.put_bytes("x", b"1")
+    assert store.size("x") is None
+    assert list(store.paths("")) == []
+
+
+@pytest.mark.parametrize("path", ["../escape", "a//b", "a/./b"])
+def test_paths_that_leave_the_store_are_refused(store: ObjectStore, path: str) -> None:
+    with pytest.raises(StorageError, match="could not write"):
+        store.put_bytes(path, b"1")
+
+
+def test_many_threads_write_at_once(store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(2**20))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.put_file(f"w/{number % 4}", source), range(32)))
+    assert sorted(store.paths("w")) == ["w/0", "w/1", "w/2", "w/3"]
+    assert all(store.size(path) == 2**20 for path in store.paths("w"))
+
+
+def test_local_file_is_complete_or_absent(local_store: ObjectStore, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(64 * 2**20))
+    seen: set[int | None] = set()
+    listed: set[str] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.add(local_store.size("one"))
+            listed.update(local_store.paths(""))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(3):
+            local_store.put_file("one", source)
+    finally:
+        done.set()
+        watcher.join()
+    assert seen <= {None, 64 * 2**20}
+    assert listed <= {"one"}
+
+
+def test_local_folder_may_be_named_with_a_space(tmp_path: Path) -> None:
+    spaced = open_store(StorageSettings(uri=f"file://{tmp_path}/two%20words"))
+    spaced.put_bytes("x", b"1")
+    assert (tmp_path / "two words" / "x").read_bytes() == b"1"
+
+
+def test_local_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="could not open"):
+        open_store(StorageSettings(uri=f"file://{tmp_path}/file/store"))
+
+
+def test_wrong_secret_is_permission_denied_and_never_shown(s3_server: S3Server) -> None:
+    settings = s3_server.storage().model_copy(update={"secret_key": SecretStr("planted-secret")})
+    with pytest.raises(StorageError, match="permission denied") as caught:
+        open_store(settings).put_bytes("x", b"1")
+    assert "planted-secret" not in str(caught.value)
+    assert s3_server.access_key not in str(caught.value)
+
+
+def test_unknown_access_key_is_permission_denied_and_never_shown(s3_server: S3Server) -> None:
+    settings = s3_server.storage().model_copy(update={"access_key": SecretStr("planted-key")})
+    with pytest.raises(StorageError, match="permission denied") as caught:
+        open_store(settings).read("x")
+    assert "planted-key" not in str(caught.value)
+
+
+def test_explicit_keys_are_not_mixed_with_the_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "left over from somewhere")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
+    store = open_store(s3_server.storage("keys"))
+    store.put_bytes("x", b"1")
+    assert store.read("x") == b"1"
+
+
+def test_keys_from_the_environment(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_server.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_server.secret_key)
+    settings = s3_server.storage("environment").model_copy(update={"access_key": None, "secret_key": None})
+    store = open_store(settings)
+    store.put_bytes("x", b"1")
+    assert store.read("x") == b"1"
+
+
+@pytest.mark.parametrize("head", ["team", "default"])
+def test_keys_from_a_profile(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: str) -> None:
+    (tmp_path / "credentials").write_text(
+        f"[{head}]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
+    )
+    (tmp_path / "config").write_text("[profile team]\nregion = us-east-1\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    changes = {"access_key": None, "secret_key": None, "region": None, "profile": head}
+    store = open_store(s3_server.storage("profile").model_copy(update=changes))
+    store.put_bytes("x", b"1")
+    assert store.read("x") == b"1"
+
+
+def test_profile_without_keys_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(StorageError, match="profile 'team'"):
+        open_store(StorageSettings(uri="s3://bucket", profile="team"))
+
+
+def test_server_that_is_down_is_reported() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        settings = StorageSettings(
+            uri="s3://bucket",
+            endpoint_url=f"http://127.0.0.1:{held.getsockname()[1]}",
+            access_key=SecretStr("a"),
+            secret_key=SecretStr("b"),
+        )
+        with pytest.raises(StorageError, match="could not read x"):
+            open_store(settings).read("x")
+
+
+def test_plain_http_only_when_the_endpoint_says_so(s3_server: S3Server) -> None:
+    settings = s3_server.storage().model_copy(
+        update={"endpoint_url": s3_server.endpoint_url.replace("http://", "https://")}
+    )
+    with pytest.raises(StorageError):
+        open_store(settings).read("x")
+
+
+def test_tls_needs_a_known_authority_or_skip_ssl(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(issued.private_key_and_cert_chain_pem.bytes())
+    with seaweed(tmp_path, certificate=pem) as server:
+        settings = server.storage()
+        with pytest.raises(StorageError):
+            open_store(settings).put_bytes("x", b"1")
+        open_store(settings, authorities=authority.cert_pem.bytes()).put_bytes("x", b"1")
+        assert open_store(settings.model_copy(update={"skip_ssl": True})).read("x") == b"1"
+
+
+def test_use_after_a_fork_is_an_error_and_no_hang(local_store: ObjectStore) -> None:
+    local_store.put_bytes("x", b"1")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        answer = pool.apply_async(_error_of, (local_store,)).get(timeout=20)
+    assert "forked" in answer
+
+
+def _error_of(store: ObjectStore) -> str:
+    try:
+        store.read("x")
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+from bundles.store import open_store
+from config.settings import StorageSettings
+store = open_store(StorageSettings.model_validate_json(sys.stdin.read()))
+store.put_bytes("warm", b"1")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+store.put_file("large", Path(sys.argv[1]))
+store.fetch("large", Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_stays_bounded_for_a_large_file(storage: StorageSettings, tmp_path: Path) -> None:
+    large, copy = tmp_path / "large", tmp_path / "copy"
+    with large.open("wb") as output:
+        output.truncate(400 * 2**20)
+    document = storage.model_dump(mode="json")
+    for secret in ("access_key", "secret_key"):
+        value = getattr(storage, secret)
+        document[secret] = value and value.get_secret_value()
+    grown = subprocess.run(
+        [sys.executable, "-c", _MEASURE, str(large), str(copy)],
+        input=json.dumps(document).encode(),
+        capture_output=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert copy.stat().st_size == large.stat().st_size
+    assert int(grown.stdout) < 64 * 1024
