@@ -1,0 +1,290 @@
+"""Files by content, shared by all tasks of one agent: fetched once, verified, kept until room is needed.
+
+Layout of the directory::
+
+    files/ab/abcdef…        a file, named by its sha256
+    links/…                 what was found at an address whose index promises no sha256; JSON
+    part/<random>/          temporary files of one process, which holds a lock on ``part/<random>/lock``
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from worker.gateway.download import READ_BYTES, Download, disk_error
+from worker.gateway.upstream import Upstream
+
+_ROOM_LEFT = 0.9
+"""How full the cache is after an eviction, so that the next file does not cause another."""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file of an index, as its page describes it."""
+
+    url: str
+    sha256: str | None
+    size_bytes: int | None
+
+
+class Stored:
+    """A complete, verified file, open for reading. Close it after use."""
+
+    def __init__(self, descriptor: int, size_bytes: int) -> None:
+        self._descriptor = descriptor
+        self.size_bytes = size_bytes
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` up to ``stop``."""
+        while start < stop and (data := os.pread(self._descriptor, min(READ_BYTES, stop - start), start)):
+            yield data
+            start += len(data)
+
+    def close(self) -> None:
+        """Let go of the file; it may have been evicted meanwhile."""
+        os.close(self._descriptor)
+
+
+class Growing:
+    """A file that is being downloaded. Close it after use."""
+
+    def __init__(self, download: Download) -> None:
+        self._download = download
+        self.size_bytes = download.size_bytes()
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes as they come; the last one comes when the whole is verified. Raises UpstreamError."""
+        while start < stop:
+            available = min(self._download.wait_beyond(start), stop)
+            for data in self._download.read(start, available):
+                yield data
+                start += len(data)
+
+    def close(self) -> None:
+        """Let go of the download; it goes on for others, and for the cache."""
+        self._download.release()
+
+
+Content = Stored | Growing
+
+
+class FileCache:
+    """The cache of one process in a directory that several processes may use at once."""
+
+    def __init__(self, directory: Path, max_size_bytes: int, link_ttl_seconds: float) -> None:
+        """Prepare the directory and remove what dead processes left. Raises OSError when it is not usable."""
+        self._files = directory / "files"
+        self._links = directory / "links"
+        self._max_size_bytes = max_size_bytes
+        self._link_ttl_seconds = link_ttl_seconds
+        self._lock = threading.Lock()
+        self._downloads: dict[str, Download] = {}
+        self._verified: dict[str, tuple[int, int]] = {}
+        for path in (directory, self._files, self._links):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._parts = _own_parts(directory / "part")
+        self._size_bytes = sum(entry.size_bytes for entry in self._entries())
+
+    def open(self, upstream: Upstream, wanted: Wanted) -> Content:
+        """Return a file's content, from the cache or as it arrives. Blocks until its size is known.
+
+        Raises UpstreamError when the index does not deliver. Close the content after use.
+        """
+        link = self._link(upstream, wanted)
+        try:
+            return self._content(upstream, wanted, link)
+        except OSError as error:
+            raise disk_error(error, wanted.url) from error
+
+    def close(self) -> None:
+        """Remove this process's temporary files. Downloads under way fail."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+
+    def _content(self, upstream: Upstream, wanted: Wanted, link: Path) -> Content:
+        while True:
+            sha256 = wanted.sha256 or self._linked(link)
+            stored = self._stored(sha256) if sha256 else None
+            if stored is not None:
+                return stored
+            download = self._download(upstream, wanted, link)
+            if download is not None:
+                return _growing(download)
+
+    def _download(self, upstream: Upstream, wanted: Wanted, link: Path) -> Download | None:
+        """Join the download of this file, or start it; None when it has just ended well."""
+        key = wanted.sha256 or link.name
+        with self._lock:
+            download = self._downloads.get(key)
+            if download is None:
+                if wanted.sha256 and self._path(wanted.sha256).exists():
+                    return None
+                download = Download(upstream, wanted.url, wanted.sha256, wanted.size_bytes, self._new_part())
+                self._downloads[key] = download
+                threading.Thread(target=self._run, args=(key, download, link), daemon=True).start()
+            download.hold()
+            return download
+
+    def _new_part(self) -> Path:
+        return self._parts / secrets.token_hex(8)
+
+    def _run(self, key: str, download: Download, link: Path) -> None:
+        """Download, keep, and only then stop being the place to ask: nobody fetches it a second time."""
+        try:
+            download.run(lambda sha256: self._keep(download, sha256, link))
+        finally:
+            with self._lock:
+                del self._downloads[key]
+
+    def _keep(self, download: Download, sha256: str, link: Path) -> None:
+        path = self._path(sha256)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        status = download.path.stat()
+        download.path.rename(path)
+        if download.expected_sha256 is None:
+            self._write_link(link, sha256)
+        with self._lock:
+            self._verified[sha256] = (status.st_ino, status.st_size)
+            self._size_bytes += status.st_size
+            if self._size_bytes > self._max_size_bytes:
+                self._evict(spare=path)
+
+    def _path(self, sha256: str) -> Path:
+        return self._files / sha256[:2] / sha256
+
+    def _stored(self, sha256: str) -> Stored | None:
+        """Open a kept file if it is there and still what it should be; remove it if it is not."""
+        path = self._path(sha256)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        status = os.fstat(descriptor)
+        if not self._sound(sha256, descriptor, status):
+            _log.warning("cache_entry_corrupted", sha256=sha256)
+            os.close(descriptor)
+            path.unlink(missing_ok=True)
+            return None
+        with contextlib.suppress(OSError):  # evicted meanwhile, or not ours to touch
+            os.utime(path)
+        return Stored(descriptor, status.st_size)
+
+    def _sound(self, sha256: str, descriptor: int, status: os.stat_result) -> bool:
+        """Compare with what was verified before; hash what this process has not verified yet."""
+        identity = (status.st_ino, status.st_size)
+        with self._lock:
+            if self._verified.get(sha256) == identity:
+                return True
+        with open(descriptor, "rb", closefd=False) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                return False
+        with self._lock:
+            self._verified[sha256] = identity
+        return True
+
+    def _link(self, upstream: Upstream, wanted: Wanted) -> Path:
+        """Where it is noted what an address held, apart for each index and credentials."""
+        asked = f"{upstream.name} {upstream.asker()} {wanted.url}"
+        return self._links / hashlib.sha256(asked.encode()).hexdigest()
+
+    def _linked(self, link: Path) -> str | None:
+        try:
+            if time.time() - link.stat().st_mtime > self._link_ttl_seconds:
+                return None
+            return str(json.loads(link.read_bytes())["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write_link(self, link: Path, sha256: str) -> None:
+        part = self._new_part()
+        part.write_text(json.dumps({"sha256": sha256}), encoding="ascii")
+        part.rename(link)
+
+    def _entries(self) -> Iterator["_Entry"]:
+        for path in self._files.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):  # evicted by another process
+                status = path.stat()
+                yield _Entry(status.st_mtime, status.st_size, path)
+
+    def _evict(self, spare: Path) -> None:
+        """Remove the least recently used files. Who has one open keeps reading it: its bytes stay until then.
+
+        Counts anew, since other processes add and remove too. Called with the lock held.
+        """
+        entries = sorted(self._entries(), key=lambda entry: entry.used_at)
+        size_bytes = sum(entry.size_bytes for entry in entries)
+        for entry in entries:
+            if size_bytes <= self._max_size_bytes * _ROOM_LEFT:
+                break
+            if entry.path != spare:
+                entry.path.unlink(missing_ok=True)
+                self._verified.pop(entry.path.name, None)
+                size_bytes -= entry.size_bytes
+        self._size_bytes = size_bytes
+
+
+def _growing(download: Download) -> Growing:
+    """Wait for the size; a holder that gives up must not keep the descriptor open."""
+    try:
+        return Growing(download)
+    except BaseException:
+        download.release()
+        raise
+
+
+@dataclass(frozen=True)
+class _Entry:
+    used_at: float
+    size_bytes: int
+    path: Path
+
+
+def _own_parts(parts: Path) -> Path:
+    """Make a directory for this process's temporary files, and remove those of processes that are gone.
+
+    A lock tells who is alive, also across containers that share the directory, where process ids tell nothing.
+    It is held until the process ends.
+    """
+    parts.mkdir(mode=0o700, exist_ok=True)
+    for other in parts.iterdir():
+        _remove_if_dead(other)
+    own = parts / secrets.token_hex(8)
+    own.mkdir(mode=0o700)
+    _locked(own / "lock")
+    return own
+
+
+def _remove_if_dead(parts: Path) -> None:
+    descriptor = _locked(parts / "lock")
+    if descriptor is not None:
+        shutil.rmtree(parts, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """Take the lock, creating it if need be; None when somebody else has it, or its directory has just gone."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in {errno.EAGAIN, errno.EACCES}:
+            raise
+        return None
+    return descriptor

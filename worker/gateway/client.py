@@ -1,0 +1,103 @@
+"""The gateway as a task sees it: register, learn the index's address, ask how it went."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import requests
+
+from config.settings import Model, Target
+from worker.gateway.errors import GatewayError, GatewayLost
+from worker.gateway.record import Progress, Record
+
+CONTROL_HEADER = "X-Control-Token"
+TIMEOUT_SECONDS = 30.0
+"""For one call; longer than a restart of the gateway takes, during which calls wait in its backlog."""
+
+
+class GatewayAddress(Model):
+    """Where a gateway listens and what opens its control side; can be pickled and inherited."""
+
+    url: str
+    """``http://127.0.0.1:PORT``, without a slash at the end."""
+    control_token: str
+
+    def __repr__(self) -> str:
+        return f"GatewayAddress(url={self.url!r})"
+
+    __str__ = __repr__
+
+
+class SessionRequest(Model):
+    """What a task says of itself when it registers."""
+
+    target: Target
+    index: str | None = None
+    """The only index to ask, by its name; None for all in their order."""
+
+
+class Session:
+    """A task's registration. Its token lives in ``index_url`` and is good for this task alone."""
+
+    def __init__(self, address: GatewayAddress, token: str, http: requests.Session) -> None:
+        self.index_url = f"{address.url}/{token}/simple/"
+        self._control_url = f"{address.url}/control/sessions/{token}"
+        self._http = http
+
+    def progress(self) -> Progress:
+        """Count what went to the client so far. Raises GatewayLost."""
+        return Progress.model_validate_json(_call(self._http, "GET", f"{self._control_url}/progress"))
+
+    def record(self) -> Record:
+        """Tell everything seen so far; may be asked for any number of times. Raises GatewayLost."""
+        return Record.model_validate_json(_call(self._http, "GET", f"{self._control_url}/record"))
+
+    def close(self) -> None:
+        """Deregister. Harmless when the gateway is lost or the session already gone."""
+        with suppress(GatewayError):
+            _call(self._http, "DELETE", self._control_url)
+
+
+class GatewayClient:
+    """Registers tasks with the gateway of this agent."""
+
+    def __init__(self, address: GatewayAddress) -> None:
+        self._address = address
+
+    @contextmanager
+    def session(self, target: Target, index: str | None = None) -> Iterator[Session]:
+        """Register a task for the length of the block.
+
+        Raises GatewayLost when the gateway does not answer, GatewayError when it refuses (an index that is
+        not configured).
+        """
+        with _http(self._address) as http:
+            session = Session(self._address, self._register(http, target, index), http)
+            try:
+                yield session
+            finally:
+                session.close()
+
+    def _register(self, http: requests.Session, target: Target, index: str | None) -> str:
+        body = SessionRequest(target=target, index=index).model_dump_json()
+        return _call(http, "POST", f"{self._address.url}/control/sessions", body).decode("ascii")
+
+
+def _http(address: GatewayAddress) -> requests.Session:
+    http = requests.Session()
+    http.trust_env = False  # neither a proxy nor a netrc entry has a say on loopback
+    http.headers[CONTROL_HEADER] = address.control_token
+    return http
+
+
+def _call(http: requests.Session, method: str, url: str, body: str | None = None) -> bytes:
+    try:
+        response = http.request(method, url, data=body, timeout=TIMEOUT_SECONDS)
+        content = response.content
+    except requests.RequestException as error:
+        raise GatewayLost(f"The index gateway does not answer: {type(error).__name__}") from error
+    if response.status_code == requests.codes.not_found:
+        raise GatewayLost("The index gateway does not know this task any more; it was restarted.")
+    if not response.ok:
+        reason = content.decode("utf-8", "replace")
+        raise GatewayError(f"The index gateway refused ({response.status_code}): {reason}")
+    return content

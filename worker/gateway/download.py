@@ -1,0 +1,204 @@
+"""One file on its way from an index to the disk, read by many while it grows."""
+
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jobs.errors import ErrorKind
+from worker.gateway.addresses import shown
+from worker.gateway.errors import UpstreamError
+from worker.gateway.upstream import Answer, Upstream, gone
+
+READ_BYTES = 256 * 1024
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_PARTIAL = 206
+_NO_SUCH_RANGE = 416
+
+
+class Download:
+    """Fetches into ``path``; readers get what has arrived, the last byte only when the whole is verified.
+
+    Resumes after a broken body where the index can, else starts over and skips what is there. Holders are
+    counted: the descriptor is closed when the download has ended and nobody holds it.
+    """
+
+    def __init__(
+        self, upstream: Upstream, url: str, expected_sha256: str | None, promised_size: int | None, path: Path
+    ) -> None:
+        self.path = path
+        self.expected_sha256 = expected_sha256
+        self._upstream = upstream
+        self._url = url
+        self._changed = threading.Condition()
+        self._received = 0
+        self._total = promised_size
+        self._answered = False
+        self._verified = False
+        self._error: BaseException | None = None
+        self._hash = hashlib.sha256()
+        self._holders = 1  # the one who runs it
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def hold(self) -> None:
+        """Keep the bytes readable until ``release``."""
+        with self._changed:
+            self._holders += 1
+
+    def release(self) -> None:
+        """End one hold."""
+        with self._changed:
+            self._holders -= 1
+            if self._holders == 0:
+                os.close(self._descriptor)
+
+    def size_bytes(self) -> int:
+        """Wait until the index delivers, and return the file's size. Raises UpstreamError.
+
+        When the index does not tell the size, that is when all has arrived.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._error or self._verified or (self._answered and self._total is not None)
+            )
+            self._raise_error()
+            return self._received if self._total is None else self._total
+
+    def wait_beyond(self, start: int) -> int:
+        """Wait for bytes after ``start``, and return how far one may read. Raises UpstreamError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or self._readable() > start)
+            if self._readable() <= start:
+                self._raise_error()
+            return self._readable()
+
+    def read(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield bytes that have arrived."""
+        while start < stop and (data := os.pread(self._descriptor, min(READ_BYTES, stop - start), start)):
+            yield data
+            start += len(data)
+
+    def run(self, keep: Callable[[str], None]) -> None:
+        """Download everything, verify it and call ``keep`` with its sha256, before readers get the last byte.
+
+        Errors go to the readers. Leaves no file behind when it fails.
+        """
+        try:
+            self._upstream.retrying(self._attempt)
+            keep(self._verify())
+        except OSError as error:
+            self._fail(disk_error(error, self._url))
+        except BaseException as error:  # noqa: BLE001 - readers must learn of everything, or wait for ever
+            self._fail(error)
+        else:
+            with self._changed:
+                self._verified = True
+                self._changed.notify_all()
+        finally:
+            self.release()
+
+    def _readable(self) -> int:
+        """How far readers may go: one byte less than everything until the whole is verified."""
+        if self._verified:
+            return self._received
+        end = self._received if self._total is None else min(self._received, self._total)
+        return max(0, end - 1) if self._total is None or end == self._total else end
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _fail(self, error: BaseException) -> None:
+        self.path.unlink(missing_ok=True)
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _attempt(self) -> None:
+        """Ask for what is missing, and take in what comes."""
+        # Identity: ranges and lengths then count the file's own bytes.
+        headers = {"Accept-Encoding": "identity"}
+        if self._received:
+            headers["Range"] = f"bytes={self._received}-"
+        answer = self._upstream.open(self._url, headers)
+        try:
+            self._take(answer)
+        finally:
+            answer.close()
+
+    def _take(self, answer: Answer) -> None:
+        if gone(answer):
+            raise self._error_of(
+                ErrorKind.SERVER_ERROR,
+                f"answered {answer.status} for a file that its own page lists",
+                status=answer.status,
+                worth_retrying=False,
+            )
+        position = self._received if self._resumes(answer) else 0
+        self._announce(None if position else answer.size_bytes)
+        for chunk in answer.chunks():
+            fresh = self._skip(chunk, position)
+            position += len(chunk)
+            self._append(fresh)
+        if self._total is not None and self._received < self._total:
+            raise self._error_of(ErrorKind.TRUNCATED, f"sent {self._received} of {self._total} bytes")
+
+    def _resumes(self, answer: Answer) -> bool:
+        """Tell whether the answer goes on where the last one broke off (RFC 9110, 14.4)."""
+        if answer.status == _NO_SUCH_RANGE:
+            raise self._error_of(ErrorKind.TRUNCATED, "sent less than before", worth_retrying=False)
+        if answer.status != _PARTIAL:
+            return False
+        if answer.headers.get("Content-Range", "").replace(" ", "").startswith(f"bytes{self._received}-"):
+            return True
+        raise self._error_of(ErrorKind.TRUNCATED, "sent another part of the file than the one asked for")
+
+    def _announce(self, announced: int | None) -> None:
+        """Let readers begin: the index delivers. What it says of the size now counts more than its page."""
+        with self._changed:
+            if announced is not None and not self._received:
+                self._total = announced
+            self._answered = True
+            self._changed.notify_all()
+
+    def _skip(self, chunk: bytes, position: int) -> bytes:
+        """Return what is new in a chunk that starts at ``position``; what readers already have must be the same."""
+        known = min(max(0, self._received - position), len(chunk))
+        if known and os.pread(self._descriptor, known, position) != chunk[:known]:
+            raise self._error_of(ErrorKind.TRUNCATED, "sent other bytes than before", worth_retrying=False)
+        return chunk[known:]
+
+    def _append(self, data: bytes) -> None:
+        if not data:
+            return
+        if self._total is not None and self._received + len(data) > self._total:
+            raise self._error_of(ErrorKind.HASH_MISMATCH, f"sent more than the {self._total} bytes it promised")
+        written = 0
+        while written < len(data):
+            written += os.pwrite(self._descriptor, data[written:], self._received + written)
+        self._hash.update(data)
+        with self._changed:
+            self._received += len(data)
+            self._changed.notify_all()
+
+    def _verify(self) -> str:
+        actual = self._hash.hexdigest()
+        if self.expected_sha256 not in {None, actual}:
+            raise self._error_of(
+                ErrorKind.HASH_MISMATCH,
+                f"sent a file with sha256 {actual}, but its page promises {self.expected_sha256}",
+            )
+        return actual
+
+    def _error_of(
+        self, kind: ErrorKind, reason: str, *, status: int | None = None, worth_retrying: bool | None = None
+    ) -> UpstreamError:
+        return UpstreamError(kind, reason, url=shown(self._url), status=status, worth_retrying=worth_retrying)
+
+
+def disk_error(error: OSError, url: str) -> UpstreamError:
+    """Say that the cache could not take a file in."""
+    kind = ErrorKind.DISK_FULL if error.errno in _FULL else ErrorKind.INTERNAL
+    return UpstreamError(kind, f"could not be kept in the cache: {error.strerror or error}", url=shown(url))

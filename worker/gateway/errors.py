@@ -1,0 +1,42 @@
+"""What can go wrong around the gateway, as types with attributes."""
+
+from jobs.errors import ErrorKind
+
+
+class GatewayError(Exception):
+    """The root of everything this package raises."""
+
+
+class GatewayLost(GatewayError):
+    """The gateway does not know this task (any more): it was restarted, or does not answer.
+
+    What was fetched so far is not recorded anywhere, so the attempt is void. Transient: another attempt
+    finds the restarted gateway.
+    """
+
+
+class UpstreamError(GatewayError):
+    """An index did not give what it was asked for, after all retries that were worth it.
+
+    ``url`` has neither credentials nor a query. ``reason`` says what happened, without advice.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        reason: str,
+        *,
+        url: str,
+        status: int | None = None,
+        retry_after_seconds: float | None = None,
+        worth_retrying: bool | None = None,
+    ) -> None:
+        super().__init__(f"{kind}: {reason} ({url})")
+        self.kind = kind
+        self.reason = reason
+        self.url = url
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+        self.worth_retrying = kind.retryable if worth_retrying is None else worth_retrying
+        self.attempts = 1
+        self.duration_seconds = 0.0

@@ -1,0 +1,311 @@
+"""Project pages of an index (PEP 503, 691, 700): read, judged for a target environment, and written again."""
+
+import html
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import pypi_simple
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.tags import Tag, parse_tag
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+from pydantic import ValidationError
+from pypi_simple.html import Link
+from pypi_simple.html_stream import parse_links_stream
+
+from bundles.target import fits, full_version, tags
+from config.settings import Target
+from worker.gateway.record import Availability
+
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+HTML_TYPE = "application/vnd.pypi.simple.v1+html"
+MAX_LINKS = 200_000
+
+_JSON_TYPES = {JSON_TYPE, "application/json"}
+_HTML_TYPES = {HTML_TYPE, "text/html", "application/xhtml+xml"}
+_SOUND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
+_ARCHIVE = re.compile(r"\.(?:whl|tar\.gz|zip|egg|tar\.bz2|tgz|tar\.xz|exe|msi|rpm)$")
+_LOGIN = re.compile(rb"""<input[^>]+type\s*=\s*["']?password""", re.IGNORECASE)
+_INTERACTIVE = re.compile(rb"<(?:form|input|script)\b", re.IGNORECASE)
+
+
+class NotSimple(Exception):
+    """The answer is not a page of the simple repository API; ``login`` when it asks a person to log in."""
+
+    def __init__(self, reason: str, *, login: bool = False) -> None:
+        super().__init__(reason)
+        self.login = login
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """One file that an index offers."""
+
+    filename: str
+    url: str
+    version: str
+    """Normalised (PEP 440)."""
+    is_wheel: bool
+    hashes: Mapping[str, str]
+    size_bytes: int | None
+    requires_python: str | None
+    yanked: str | None
+    upload_time: str | None
+    metadata: Mapping[str, str] | None
+    """Digests of its metadata file (PEP 658), possibly none; None when there is no such file."""
+
+    @property
+    def sha256(self) -> str | None:
+        """The promised digest, if the index promises one that is worth it."""
+        return self.hashes.get("sha256")
+
+
+@dataclass(frozen=True)
+class View:
+    """A page as one target sees it: only wheels it can load. Written once, when first asked for."""
+
+    project: str
+    files: Mapping[str, IndexFile]
+    versions: Mapping[str, Availability]
+
+    @cached_property
+    def json(self) -> bytes:
+        """The page by PEP 691."""
+        return _as_json(self.project, self.files.values())
+
+    @cached_property
+    def html(self) -> bytes:
+        """The page by PEP 503."""
+        return _as_html(self.project, self.files.values())
+
+
+@dataclass(frozen=True)
+class Page:
+    """A project's page, read. Views are made once for each target."""
+
+    project: str
+    url: str
+    files: tuple[IndexFile, ...]
+    _views: dict[Target, View] = field(default_factory=dict, compare=False, repr=False)
+
+    def view(self, target: Target) -> View:
+        """Return what ``target`` may see. Two threads may both make it; the results are the same."""
+        if target not in self._views:
+            self._views[target] = _view(self, target)
+        return self._views[target]
+
+
+def read(project: str, url: str, content_type: str, body: bytes) -> Page:
+    """Read an index's answer. ``url`` is where it came from, ``project`` normalised. Raises NotSimple."""
+    media_type, charset = _content_type(content_type)
+    if media_type in _JSON_TYPES:
+        packages = _from_json(url, body)
+    elif media_type in _HTML_TYPES:
+        packages = _from_html(project, url, body, charset)
+    else:
+        raise NotSimple(f"it is {media_type or 'of no type'}, neither JSON nor HTML")
+    if len(packages) > MAX_LINKS:
+        raise NotSimple(f"it has more than {MAX_LINKS} files")
+    files = (_file(package, project) for package in packages)
+    return Page(project, url, tuple(file for file in files if file is not None))
+
+
+def _content_type(value: str) -> tuple[str, str | None]:
+    media_type, _, parameters = value.partition(";")
+    match = re.search(r"""charset\s*=\s*["']?([\w.:-]+)""", parameters, re.IGNORECASE)
+    return media_type.strip().lower(), match[1] if match else None
+
+
+def _from_json(url: str, body: bytes) -> list[pypi_simple.DistributionPackage]:
+    try:
+        return pypi_simple.ProjectPage.from_json_data(json.loads(body), url).packages
+    except (ValueError, ValidationError, RecursionError) as error:
+        raise NotSimple(f"its JSON is not a simple page: {_first_line(error)}") from error
+    except pypi_simple.UnsupportedRepoVersionError as error:
+        raise NotSimple(str(error)) from error
+
+
+def _from_html(project: str, url: str, body: bytes, charset: str | None) -> list[pypi_simple.DistributionPackage]:
+    try:
+        links = list(parse_links_stream([body], url, charset))
+    except (ValueError, LookupError, AssertionError) as error:
+        raise NotSimple(f"its HTML cannot be read: {_first_line(error)}") from error
+    except pypi_simple.UnsupportedRepoVersionError as error:
+        raise NotSimple(str(error)) from error
+    named = [link for link in map(_named_by_url, links) if _ARCHIVE.search(link.text)]
+    if not named:
+        _refuse_interactive(body)
+    return [pypi_simple.DistributionPackage.from_link(link, project) for link in named]
+
+
+def _named_by_url(link: Link) -> Link:
+    """Name a link by its address as pip does: servers that list directories shorten the visible text."""
+    name = unquote(urlsplit(link.url).path.rpartition("/")[2])
+    return Link(text=name, url=link.url, attrs=link.attrs) if _ARCHIVE.search(name) else link
+
+
+def _refuse_interactive(body: bytes) -> None:
+    """Tell an empty project page from one made for people."""
+    if _LOGIN.search(body):
+        raise NotSimple("it is a login form", login=True)
+    if _INTERACTIVE.search(body):
+        raise NotSimple("it is a page for people, without a link to any package file")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile | None:
+    """Take over what may be shown and stored; None for names that are unsound or another project's."""
+    version = _version(package.version or "")
+    if version is None or package.project is None or not _SOUND_NAME.fullmatch(package.filename):
+        return None
+    if canonicalize_name(package.project) != project:
+        return None
+    return IndexFile(
+        filename=package.filename,
+        url=package.url,
+        version=version,
+        is_wheel=package.package_type == "wheel",
+        hashes={name.lower(): digest.lower() for name, digest in package.digests.items()},
+        size_bytes=package.size,
+        requires_python=package.requires_python,
+        yanked=(package.yanked_reason or "") if package.is_yanked else None,
+        upload_time=package.upload_time.isoformat() if package.upload_time else None,
+        metadata=(package.metadata_digests or {}) if package.has_metadata else None,
+    )
+
+
+@lru_cache(maxsize=20_000)
+def _version(text: str) -> str | None:
+    try:
+        return str(Version(text))
+    except InvalidVersion:
+        return None
+
+
+def _view(page: Page, target: Target) -> View:
+    offered = tuple(file for file in page.files if file.is_wheel and _loads(file, target))
+    return View(page.project, {file.filename: file for file in offered}, _versions(page.files, target))
+
+
+def _loads(file: IndexFile, target: Target) -> bool:
+    return fits_name(_tags_of(file.filename), target)
+
+
+def _tags_of(filename: str) -> str:
+    """Return the tag triple of a wheel's name, the last three of its parts (PEP 427)."""
+    return "-".join(filename.removesuffix(".whl").rsplit("-", 3)[1:])
+
+
+@lru_cache(maxsize=20_000)
+def _parsed(triple: str) -> frozenset[Tag]:
+    return parse_tag(triple) if triple.count("-") == 2 else frozenset()  # noqa: PLR2004 - a triple
+
+
+@lru_cache(maxsize=20_000)
+def fits_name(triple: str, target: Target) -> bool:
+    """Tell whether a wheel with this tag triple can be loaded. Pages repeat few triples many times."""
+    return fits(_parsed(triple), target)
+
+
+@lru_cache(maxsize=64)
+def _own_platforms(target: Target) -> frozenset[str]:
+    return frozenset(tag.platform for tag in tags(target))
+
+
+@lru_cache(maxsize=20_000)
+def _right_platform(triple: str, target: Target) -> bool:
+    return any(tag.platform in _own_platforms(target) for tag in _parsed(triple))
+
+
+@lru_cache(maxsize=20_000)
+def _right_python(requires_python: str | None, target: Target) -> bool:
+    """Tell whether the target's Python is in the range; an unreadable range excludes nothing, as in pip."""
+    try:
+        return SpecifierSet(requires_python or "").contains(full_version(target), prereleases=True)
+    except InvalidSpecifier:
+        return True
+
+
+def _versions(files: Iterable[IndexFile], target: Target) -> dict[str, Availability]:
+    by_version: dict[str, list[IndexFile]] = defaultdict(list)
+    for file in files:
+        by_version[file.version].append(file)
+    return {version: _availability(found, target) for version, found in by_version.items()}
+
+
+def _availability(files: list[IndexFile], target: Target) -> Availability:
+    """Say the most helpful thing about a version: what would have to be different for it to be usable."""
+    wheels = [file for file in files if file.is_wheel]
+    if any(_loads(file, target) and _right_python(file.requires_python, target) for file in wheels):
+        return Availability.OFFERED
+    if not any(_right_python(file.requires_python, target) for file in files):
+        return Availability.OTHER_PYTHON
+    if not wheels:
+        return Availability.SOURCE_ONLY
+    if any(_right_platform(_tags_of(file.filename), target) for file in wheels):
+        return Availability.OTHER_PYTHON
+    return Availability.OTHER_PLATFORM
+
+
+def _as_json(project: str, files: Collection[IndexFile]) -> bytes:
+    listed = [_json_file(project, file) for file in files]
+    # 1.1 (PEP 700) promises a size for every file.
+    version = "1.1" if all("size" in entry for entry in listed) else "1.0"
+    versions = sorted({file.version for file in files})
+    document = {"meta": {"api-version": version}, "name": project, "versions": versions, "files": listed}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
+    entry: dict[str, Any] = {"filename": file.filename, "url": _link(project, file), "hashes": file.hashes}
+    if file.requires_python:
+        entry["requires-python"] = file.requires_python
+    if file.size_bytes is not None:
+        entry["size"] = file.size_bytes
+    if file.upload_time:
+        entry["upload-time"] = file.upload_time.replace("+00:00", "Z")
+    if file.yanked is not None:
+        entry["yanked"] = file.yanked or True
+    if file.metadata is not None:
+        entry["core-metadata"] = file.metadata or True
+    return entry
+
+
+def _link(project: str, file: IndexFile) -> str:
+    """Point back to the gateway, relative to the page, so that one rendering serves every task."""
+    return f"../../files/{project}/{quote(file.filename)}"
+
+
+def _as_html(project: str, files: Collection[IndexFile]) -> bytes:
+    head = '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0">'
+    links = "".join(f"<a {_attributes(project, file)}>{html.escape(file.filename)}</a><br>\n" for file in files)
+    return f"{head}<title>{project}</title></head><body>\n{links}</body></html>\n".encode()
+
+
+def _attributes(project: str, file: IndexFile) -> str:
+    digest = f"#{_digest(file.hashes)}" if file.hashes else ""
+    pairs = {"href": _link(project, file) + digest}
+    if file.requires_python:
+        pairs["data-requires-python"] = file.requires_python
+    if file.yanked is not None:
+        pairs["data-yanked"] = file.yanked
+    if file.metadata is not None:
+        pairs["data-core-metadata"] = _digest(file.metadata) or "true"
+    return " ".join(f'{name}="{html.escape(value)}"' for name, value in pairs.items())
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    """Choose the one digest that HTML has room for."""
+    if not hashes:
+        return ""
+    name = "sha256" if "sha256" in hashes else next(iter(hashes))
+    return f"{name}={hashes[name]}"

@@ -1,0 +1,221 @@
+"""The gateway's process as the worker's main process sees it: started, watched, started again, stopped."""
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from pydantic import SecretStr
+
+from config.settings import CacheSettings, IndexSettings
+from worker.gateway.client import GatewayAddress
+from worker.gateway.errors import GatewayError
+from worker.gateway.startup import Retries, Startup
+
+READY = "ready"
+_BACKLOG = 256
+_STOP_SECONDS = 3.0
+_MAX_RESTART_PAUSE_SECONDS = 5.0
+_HEALTHY_SECONDS = 30.0
+_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "SSL_CERT_DIR")
+
+_log = structlog.get_logger()
+
+
+class GatewayProcess:
+    """Owns the listening socket and one gateway process at a time.
+
+    The socket belongs to the parent: a gateway that died is replaced on the same port, and connections made
+    meanwhile wait in the backlog. A context manager; entering raises GatewayError when the gateway cannot
+    start (a cache directory that cannot be used, a file of authorities that cannot be read).
+    """
+
+    def __init__(
+        self,
+        indexes: tuple[IndexSettings, ...],
+        cache: CacheSettings,
+        *,
+        ca_bundle: Path | None = None,
+        retries: Retries | None = None,
+        session_idle_seconds: float = 3600,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take settings; nothing is started yet.
+
+        ``environment`` is this process's, of which the gateway gets a few harmless variables. ``ca_bundle`` is
+        what ``worker.gateway.startup.ca_bundle`` finds there.
+        """
+        self._indexes = indexes
+        self._cache = cache
+        self._ca_bundle = ca_bundle
+        self._retries = retries or Retries()
+        self._session_idle_seconds = session_idle_seconds
+        self._environment = {name: value for name, value in (environment or {}).items() if name in _KEPT_VARIABLES}
+        self._control_token = secrets.token_urlsafe(32)
+        self._listener: socket.socket | None = None
+        self._address: GatewayAddress | None = None
+        self._owner_pid = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._ready = threading.Event()
+        self._refusal: str | None = None
+        self._watcher = threading.Thread(target=self._watch, name="gateway-watcher", daemon=True)
+        _let_go_after_fork(self)
+
+    @property
+    def address(self) -> GatewayAddress:
+        """Where the gateway listens and what opens its control side; hand it to the prefork children."""
+        if self._address is None:
+            raise GatewayError("The index gateway is not started.")
+        return self._address
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that serves now; None between two of them."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        port = self._listener.getsockname()[1]
+        self._address = GatewayAddress(url=f"http://127.0.0.1:{port}", control_token=self._control_token)
+        self._watcher.start()
+        self._ready.wait()
+        if self._refusal is not None:
+            self._close()
+            raise GatewayError(self._refusal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if os.getpid() == self._owner_pid:  # a forked child leaves the block too
+            self._close()
+
+    def _close(self) -> None:
+        with self._lock:
+            self._stopping.set()
+            process = self._process
+        if process is not None:
+            _stop(process)
+        self._watcher.join()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _watch(self) -> None:
+        """Keep one gateway running.
+
+        All of them are started here, since the kernel takes the end of the thread that started a process for
+        the death of its parent (prctl(2), PR_SET_PDEATHSIG).
+        """
+        pause = 0.0
+        while not self._stopping.wait(pause):
+            started = time.monotonic()
+            process = self._start()
+            if process is None:
+                return
+            code = process.wait()
+            _close_pipes(process)
+            if self._stopping.is_set() or self._refusal is not None:
+                return
+            lived = time.monotonic() - started
+            pause = 0.0 if lived > _HEALTHY_SECONDS else min(max(0.1, pause * 2), _MAX_RESTART_PAUSE_SECONDS)
+            _log.error("gateway_died", exit_code=code, lived_seconds=round(lived, 1), restart_in_seconds=pause)
+
+    def _start(self) -> subprocess.Popen[bytes] | None:
+        with self._lock:
+            if self._stopping.is_set() or self._listener is None:
+                return None
+            process = self._spawn(self._listener.fileno())
+            self._process = process
+        said = _introduce(process, self._startup(self._listener.fileno()))
+        if said == READY:
+            _log.info("gateway_started", pid=process.pid)
+        elif not self._ready.is_set():  # a later one is started again: what it lacks may come back
+            self._refusal = said or "The index gateway ended while it started; its log tells why."
+        self._ready.set()
+        return process
+
+    def _spawn(self, descriptor: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            # -P: a directory named "worker" where the agent was started is not ours.
+            [sys.executable, "-P", "-m", "worker.gateway"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,  # no buffer, no lock that a fork could leave locked
+            pass_fds=(descriptor,),
+            env=self._environment,
+        )
+
+    def _startup(self, descriptor: int) -> Startup:
+        return Startup(
+            indexes=self._indexes,
+            cache=self._cache,
+            control_token=SecretStr(self._control_token),
+            listen_fd=descriptor,
+            parent_pid=os.getpid(),
+            ca_bundle=self._ca_bundle,
+            retries=self._retries,
+            session_idle_seconds=self._session_idle_seconds,
+        )
+
+    def _let_go(self) -> None:
+        """Close what a forked child must not hold: the pipe's end tells of our death, the socket takes clients."""
+        if self._process is not None:
+            _close_pipes(self._process)
+        if self._listener is not None:
+            self._listener.close()
+
+
+def _let_go_after_fork(owner: GatewayProcess) -> None:
+    reference = weakref.ref(owner)
+
+    def in_child() -> None:
+        living = reference()
+        if living is not None:
+            living._let_go()  # noqa: SLF001 - part of the class, kept out of it to hold no reference
+
+    os.register_at_fork(after_in_child=in_child)
+
+
+def _introduce(process: subprocess.Popen[bytes], startup: Startup) -> str:
+    """Hand over the document, and return the one line that the gateway answers; empty when it just ended."""
+    if process.stdin is None or process.stdout is None:
+        raise GatewayError("the gateway was started without pipes")
+    left = memoryview(startup.reveal().encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):
+        while left:
+            left = left[process.stdin.write(left) :]
+    return process.stdout.readline().decode("utf-8", "replace").strip()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End its standard input, which it takes as the end; if it does not, kill it."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()

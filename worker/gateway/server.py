@@ -1,0 +1,211 @@
+"""The gateway's HTTP side: a simple repository for each task (PEP 503, 691, 658) and a control side for the agent."""
+
+import errno
+import hmac
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from cheroot import wsgi
+from packaging.utils import canonicalize_name
+from pydantic import ValidationError
+
+from jobs.errors import ErrorKind
+from worker.gateway.client import CONTROL_HEADER, SessionRequest
+from worker.gateway.pages import HTML_TYPE, JSON_TYPE
+from worker.gateway.tasks import Delivery, Refused, Task, Tasks
+
+_PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_MAX_REQUEST_BYTES = 64 * 1024
+_BACKLOG = 256
+_KEPT_CONNECTIONS = 256
+_CLIENT_TIMEOUT_SECONDS = 120
+
+_TIMEOUTS = {ErrorKind.CONNECT_TIMEOUT, ErrorKind.READ_TIMEOUT}
+
+_log = structlog.get_logger()
+
+Environ = dict[str, Any]
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+Body = Iterable[bytes]
+
+
+class Application:
+    """The WSGI application (PEP 3333)."""
+
+    def __init__(self, tasks: Tasks, control_token: str) -> None:
+        self._tasks = tasks
+        self._control_token = control_token
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Body:
+        """Answer one request."""
+        parts = environ["PATH_INFO"].split("/")[1:]
+        try:
+            if parts[0] == "control":
+                return self._control(parts[1:], environ, start_response)
+            return self._index(parts, environ, start_response)
+        except Refused as error:
+            status = HTTPStatus.GATEWAY_TIMEOUT if error.incident.kind in _TIMEOUTS else HTTPStatus.BAD_GATEWAY
+            return _text(start_response, status, str(error))
+
+    def _control(self, parts: list[str], environ: Environ, start_response: StartResponse) -> Body:
+        given = environ.get("HTTP_" + CONTROL_HEADER.upper().replace("-", "_"), "")
+        if not hmac.compare_digest(given.encode(), self._control_token.encode()):
+            return _text(start_response, HTTPStatus.FORBIDDEN, "the control token is missing or wrong")
+        match environ["REQUEST_METHOD"], parts:
+            case "POST", ["sessions"]:
+                return self._register(environ, start_response)
+            case "GET", ["sessions", token, "progress"] if task := self._tasks.get(token):
+                return _json(start_response, task.progress().model_dump_json())
+            case "GET", ["sessions", token, "record"] if task := self._tasks.get(token):
+                return _json(start_response, task.record().model_dump_json())
+            case "DELETE", ["sessions", token] if self._tasks.remove(token):
+                return _text(start_response, HTTPStatus.OK, "")
+        return _text(start_response, HTTPStatus.NOT_FOUND, "no such session")
+
+    def _register(self, environ: Environ, start_response: StartResponse) -> Body:
+        try:
+            request = SessionRequest.model_validate_json(environ["wsgi.input"].read(_MAX_REQUEST_BYTES))
+        except ValidationError as error:
+            return _text(start_response, HTTPStatus.BAD_REQUEST, str(error))
+        task = self._tasks.register(request.target, request.index)
+        if task is None:
+            return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
+        return _text(start_response, HTTPStatus.OK, task.token)
+
+    def _index(self, parts: list[str], environ: Environ, start_response: StartResponse) -> Body:
+        task = self._tasks.get(parts[0])
+        if task is None:
+            return _text(start_response, HTTPStatus.NOT_FOUND, "no such task")
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return _text(start_response, HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD")
+        match parts[1:]:
+            case ["simple", name] | ["simple", name, ""] if _PROJECT.fullmatch(canonicalize_name(name)):
+                return _page(task, canonicalize_name(name), environ, start_response)
+            case ["files", project, filename]:
+                return _file(task, project, filename, environ, start_response)
+        return _text(start_response, HTTPStatus.NOT_FOUND, "nothing here")
+
+
+def _page(task: Task, project: str, environ: Environ, start_response: StartResponse) -> Body:
+    place = task.place(project)
+    if place is None:
+        return _text(start_response, HTTPStatus.NOT_FOUND, f"no index has {project}")
+    if _wants_json(environ.get("HTTP_ACCEPT", "")):
+        return _send(start_response, JSON_TYPE, place.view.json)
+    html_type = HTML_TYPE if HTML_TYPE in environ.get("HTTP_ACCEPT", "") else "text/html; charset=utf-8"
+    return _send(start_response, html_type, place.view.html)
+
+
+def _wants_json(accept: str) -> bool:
+    """Tell whether JSON may be sent. Every client that knows it prefers it, whatever the quality it writes."""
+    return JSON_TYPE in accept or "application/vnd.pypi.simple.latest+json" in accept
+
+
+def _file(task: Task, project: str, filename: str, environ: Environ, start_response: StartResponse) -> Body:
+    wheel = filename.removesuffix(".metadata")
+    delivery = task.open(project, wheel, metadata=wheel != filename)
+    if delivery is None:
+        return _text(start_response, HTTPStatus.NOT_FOUND, f"{filename} is not on the page of {project}")
+    return _deliver(delivery, environ, start_response)
+
+
+def _deliver(delivery: Delivery, environ: Environ, start_response: StartResponse) -> Body:
+    size = delivery.size_bytes
+    start, stop, status = _range(environ.get("HTTP_RANGE", ""), size)
+    headers = [
+        ("Content-Type", "application/octet-stream"),
+        ("Content-Length", str(stop - start)),
+        ("Accept-Ranges", "bytes"),
+    ]
+    if delivery.file.sha256:
+        headers.append(("ETag", f'"{delivery.file.sha256}"'))
+    if status is HTTPStatus.PARTIAL_CONTENT:
+        headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
+    start_response(_line(status), headers)
+    if environ["REQUEST_METHOD"] == "HEAD":
+        delivery.close()
+        return ()
+    return _Stream(delivery, start, stop)
+
+
+def _range(value: str, size: int) -> tuple[int, int, HTTPStatus]:
+    """Read a range (RFC 9110, 14.2); anything but a single satisfiable one is answered with the whole."""
+    match = _RANGE.fullmatch(value.strip())
+    if match is None or int(match[1]) >= size:
+        return 0, size, HTTPStatus.OK
+    stop = min(int(match[2]) + 1, size) if match[2] else size
+    if stop <= int(match[1]):
+        return 0, size, HTTPStatus.OK
+    return int(match[1]), stop, HTTPStatus.PARTIAL_CONTENT
+
+
+class _Stream:
+    """A file's bytes for cheroot, which closes it whatever happens."""
+
+    def __init__(self, delivery: Delivery, start: int, stop: int) -> None:
+        self._delivery = delivery
+        self._bounds = start, stop
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._delivery.chunks(*self._bounds)
+        except Refused as error:
+            # Ends the connection before the announced length. pip takes a complete wrong body for an
+            # attack, and a missing end for what it is.
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(error)) from error
+
+    def close(self) -> None:
+        self._delivery.close()
+
+
+def _send(start_response: StartResponse, content_type: str, body: bytes) -> Body:
+    headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Vary", "Accept")]
+    # A task is shown one page only; a client's own cache would carry it to the next task.
+    start_response(_line(HTTPStatus.OK), [*headers, ("Cache-Control", "no-store")])
+    return (body,)
+
+
+def _json(start_response: StartResponse, document: str) -> Body:
+    return _send(start_response, "application/json", document.encode())
+
+
+def _text(start_response: StartResponse, status: HTTPStatus, message: str) -> Body:
+    body = message.encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
+    start_response(_line(status), headers)
+    return (body,)
+
+
+def _line(status: HTTPStatus) -> str:
+    return f"{status.value} {status.phrase}"
+
+
+class Server(wsgi.Server):
+    """cheroot on a socket that is already bound."""
+
+    keep_alive_conn_limit = _KEPT_CONNECTIONS
+
+    def __init__(self, listener: socket.socket, application: Application, threads: int) -> None:
+        super().__init__(
+            listener.getsockname(),
+            application,
+            numthreads=threads,
+            server_name="127.0.0.1",
+            request_queue_size=_BACKLOG,
+            timeout=_CLIENT_TIMEOUT_SECONDS,
+        )
+        self._listener = listener
+
+    def bind(self, family: int, type: int, proto: int = 0) -> socket.socket:  # noqa: A002, ARG002 - the signature is cheroot's
+        """Take the socket that the parent bound, so that a restarted gateway keeps its port."""
+        self.socket = self._listener
+        return self._listener
+
+    def error_log(self, msg: str = "", level: int = 20, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature is cheroot's
+        """Log in our own form."""
+        _log.log(level, "gateway_server", detail=str(msg), exc_info=traceback)

@@ -1,0 +1,249 @@
+"""The tasks a gateway serves: what each may see, what it was shown, and what went wrong for it."""
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import structlog
+
+from config.settings import Target
+from worker.gateway import advice
+from worker.gateway.cache import Content, FileCache, Wanted
+from worker.gateway.errors import UpstreamError
+from worker.gateway.flight import run
+from worker.gateway.pages import IndexFile, View
+from worker.gateway.record import Incident, Progress, Project, Record, Served, Step
+from worker.gateway.shelf import Shelf
+from worker.gateway.upstream import Upstream
+
+_log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """A task's request failed because of an index; the incident is in its record."""
+
+    def __init__(self, incident: Incident) -> None:
+        super().__init__(incident.message)
+        self.incident = incident
+
+
+@dataclass(frozen=True)
+class Place:
+    """A project where the first index has it."""
+
+    upstream: Upstream
+    view: View
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A file for one client, and how the task learns what became of it. Close it after use."""
+
+    task: "Task"
+    project: str
+    place: Place
+    file: IndexFile
+    content: Content
+    step: Step
+
+    @property
+    def size_bytes(self) -> int:
+        """The whole file's size."""
+        return self.content.size_bytes
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes, and count what the client takes. Raises Refused when the index breaks off."""
+        try:
+            for data in self.content.chunks(start, stop):
+                yield data
+                self.task.count(self, len(data))
+        except UpstreamError as error:
+            raise Refused(self.task.blame(self.place.upstream, self.project, self.step, self.file, error)) from error
+        if stop == self.size_bytes:
+            self.task.served(self)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.content.close()
+
+
+class Task:
+    """One registered task. Sees one state of the world: a page it was shown, or an error, stays as it was."""
+
+    def __init__(self, target: Target, upstreams: tuple[Upstream, ...], shelf: Shelf, cache: FileCache) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self._target = target
+        self._upstreams = upstreams
+        self._shelf = shelf
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._places: dict[str, Future[Place | None]] = {}
+        self._incidents: dict[tuple[Step, str], Incident] = {}
+        self._served: dict[str, Served] = {}
+        self._sent_bytes = 0
+        self.used_at = time.monotonic()
+
+    def place(self, project: str) -> Place | None:
+        """Find a project; None when every index says that it does not have it. Raises Refused.
+
+        Only 404 and 410 pass the search on to the next index (PEP 708 tells what else would be taken for it).
+        """
+        with self._lock:
+            future = self._places.get(project)
+            first = future is None
+            future = future or self._places.setdefault(project, Future())
+        if first:
+            run(future, lambda: self._search(project))
+        return future.result()
+
+    def open(self, project: str, filename: str, *, metadata: bool = False) -> Delivery | None:
+        """Open a file that this task was shown; None for any other. Raises Refused.
+
+        A file that failed once fails again at once: the attempt is void, and a client's own retries add nothing.
+        """
+        place = self.place(project)
+        file = place.view.files.get(filename) if place else None
+        if place is None or file is None or (metadata and file.metadata is None):
+            return None
+        step: Step = "metadata" if metadata else "file"
+        known = self._incidents.get((step, filename))
+        if known is not None:
+            raise Refused(known)
+        try:
+            content = self._cache.open(place.upstream, _wanted(file, metadata=metadata))
+        except UpstreamError as error:
+            raise Refused(self.blame(place.upstream, project, step, file, error)) from error
+        return Delivery(self, project, place, file, content, step)
+
+    def count(self, delivery: Delivery, size_bytes: int) -> None:
+        """Count bytes of a wheel that went to the client."""
+        if delivery.step == "file":
+            with self._lock:
+                self._sent_bytes += size_bytes
+
+    def served(self, delivery: Delivery) -> None:
+        """Note that a wheel's last byte went to the client."""
+        if delivery.step == "file":
+            file, size_bytes = delivery.file, delivery.size_bytes
+            with self._lock:
+                self._served[file.filename] = Served(
+                    filename=file.filename,
+                    index=delivery.place.upstream.name,
+                    sha256=file.sha256,
+                    size_bytes=size_bytes,
+                    yanked=file.yanked,
+                )
+
+    def blame(self, upstream: Upstream, project: str, step: Step, file: IndexFile, error: UpstreamError) -> Incident:
+        """Record that an index did not deliver a file, once however often it is noticed."""
+        self._shelf.forget(upstream, project)  # its page may be out of date, and the next attempt should see
+        return self._incident(upstream, project, step, file.filename, error)
+
+    def progress(self) -> Progress:
+        """Count what went to the client."""
+        with self._lock:
+            return Progress(files=len(self._served), size_bytes=self._sent_bytes)
+
+    def record(self) -> Record:
+        """Tell everything seen so far."""
+        with self._lock:
+            places = dict(self._places)
+            return Record(
+                incidents=tuple(self._incidents.values()),
+                projects=tuple(_project(name, future.result()) for name, future in places.items() if _settled(future)),
+                files=tuple(self._served.values()),
+            )
+
+    def _search(self, project: str) -> Place | None:
+        for upstream in self._upstreams:
+            try:
+                page = self._shelf.page(upstream, project)
+            except UpstreamError as error:
+                raise Refused(self._incident(upstream, project, "page", project, error)) from error
+            if page is not None:
+                return Place(upstream, page.view(self._target))
+        return None
+
+    def _incident(self, upstream: Upstream, project: str, step: Step, what: str, error: UpstreamError) -> Incident:
+        incident = Incident(
+            kind=error.kind,
+            index=upstream.name,
+            project=project,
+            url=error.url,
+            step=step,
+            status=error.status,
+            duration_seconds=round(error.duration_seconds, 3),
+            attempts=error.attempts,
+            message=advice.message(error, upstream.name, what),
+        )
+        with self._lock:
+            known = self._incidents.setdefault((step, what), incident)
+        if known is incident:
+            _log.warning("index_incident", **incident.model_dump(mode="json", exclude={"message"}))
+        return known
+
+
+class Tasks:
+    """The registered tasks. One whose client vanished without a word is forgotten after ``idle_seconds``."""
+
+    def __init__(self, upstreams: tuple[Upstream, ...], shelf: Shelf, cache: FileCache, idle_seconds: float) -> None:
+        self._upstreams = upstreams
+        self._shelf = shelf
+        self._cache = cache
+        self._idle_seconds = idle_seconds
+        self._lock = threading.Lock()
+        self._tasks: dict[str, Task] = {}
+
+    def register(self, target: Target, index: str | None) -> Task | None:
+        """Add a task that sees all indexes, or only ``index``; None when there is no such index."""
+        upstreams = tuple(upstream for upstream in self._upstreams if index in {None, upstream.name})
+        if index is not None and not upstreams:
+            return None
+        task = Task(target, upstreams, self._shelf, self._cache)
+        with self._lock:
+            self._forget_idle()
+            self._tasks[task.token] = task
+        return task
+
+    def get(self, token: str) -> Task | None:
+        """Find a task by its token."""
+        with self._lock:
+            task = self._tasks.get(token)
+            if task is not None:
+                task.used_at = time.monotonic()
+            return task
+
+    def remove(self, token: str) -> bool:
+        """Forget a task; False when it is not known."""
+        with self._lock:
+            return self._tasks.pop(token, None) is not None
+
+    def _forget_idle(self) -> None:
+        oldest = time.monotonic() - self._idle_seconds
+        for token in [token for token, task in self._tasks.items() if task.used_at < oldest]:
+            del self._tasks[token]
+
+
+def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
+    if not metadata:
+        return Wanted(file.url, file.sha256, file.size_bytes)
+    return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None)
+
+
+def _metadata_url(url: str) -> str:
+    """Put ``.metadata`` behind the path (PEP 658), before a query."""
+    path, mark, query = url.partition("?")
+    return f"{path}.metadata{mark}{query}"
+
+
+def _settled(future: "Future[Place | None]") -> bool:
+    return future.done() and future.exception() is None
+
+
+def _project(name: str, place: Place | None) -> Project:
+    if place is None:
+        return Project(name=name, index=None, versions={})
+    return Project(name=name, index=place.upstream.name, versions=place.view.versions)

@@ -1,0 +1,180 @@
+"""How the gateway's requests reach an index: connections with deadlines, and whom TLS trusts.
+
+requests and urllib3 limit single receives only: an index that sends a byte now and then holds a reader for ever.
+Here the limit sits below them, in what the HTTP parser reads from, and counts for headers and body as a whole.
+"""
+
+import http.client
+import io
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import truststore
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+_BUFFER_BYTES = 64 * 1024
+_POOLS = 16
+_CONNECTIONS = 32
+
+Pools = Mapping[str, type[HTTPConnectionPool]]
+
+
+class TrustError(Exception):
+    """The file of authorities that the environment names cannot be used."""
+
+
+def tls_context(*, skip_ssl: bool, ca_bundle: Path | None) -> ssl.SSLContext:
+    """Make the rules for TLS: the system's store plus ``ca_bundle``, or nothing verified at all.
+
+    Raises TrustError when ``ca_bundle`` cannot be read as authorities.
+    """
+    if skip_ssl:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return context
+    trusted = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_bundle is not None:
+        _trust(trusted, ca_bundle)
+    return trusted
+
+
+def _trust(context: ssl.SSLContext, ca_bundle: Path) -> None:
+    try:
+        if ca_bundle.is_dir():
+            context.load_verify_locations(capath=str(ca_bundle))
+        else:
+            context.load_verify_locations(cafile=str(ca_bundle))
+    except OSError as error:  # ssl.SSLError is one
+        raise TrustError(
+            f"{ca_bundle}, named by REQUESTS_CA_BUNDLE or SSL_CERT_FILE, cannot be read as certificates: {error}"
+        ) from error
+
+
+class Adapter(HTTPAdapter):
+    """Sends requests over connections with deadlines, trusting whom its context trusts and nobody else."""
+
+    def __init__(self, context: ssl.SSLContext, body_seconds: float, guard: "PeerGuard") -> None:
+        self._context = context
+        self._pools = _timed_pools(body_seconds, guard)
+        super().__init__(pool_connections=_POOLS, pool_maxsize=_CONNECTIONS)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: ANN401, FBT001, FBT002 - the signature is requests'
+        """Make the pools for direct connections."""
+        super().init_poolmanager(connections, maxsize, block, ssl_context=self._context, **options)
+        self.poolmanager.pool_classes_by_scheme = self._pools
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:  # noqa: ANN401 - the signature is requests'
+        """Make the pools for connections through a proxy."""
+        manager = super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+        manager.pool_classes_by_scheme = self._pools
+        return manager
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401, ARG002 - the signature is requests'
+        """Leave trust to the context. requests would add certifi's authorities to it."""
+        conn.cert_reqs = self._context.verify_mode
+
+
+PeerGuard = Callable[[str], None]
+"""Called with the address a connection reached, before a request is sent on it; raises to refuse it."""
+
+
+def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
+    """Make connection pools whose bodies have a deadline.
+
+    A connection finds its classes by attributes of classes, hence classes made here. Until the headers are
+    complete the limit is what is left of the connection's own timeout, which urllib3 counts from connecting on.
+    """
+
+    class Response(_TimedResponse):
+        limit_seconds = body_seconds
+
+    class Plain(HTTPConnection):
+        response_class = Response
+
+        def connect(self) -> None:
+            super().connect()
+            _check_peer(self, guard)
+
+    class Secure(HTTPSConnection):
+        response_class = Response
+
+        def connect(self) -> None:
+            super().connect()
+            _check_peer(self, guard)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = Secure
+
+    return {"http": PlainPool, "https": SecurePool}
+
+
+def _check_peer(connection: HTTPConnection, guard: PeerGuard) -> None:
+    if connection.proxy is not None:
+        return  # the peer is the proxy, which the user chose
+    try:
+        guard(connection.sock.getpeername()[0])
+    except BaseException:
+        connection.close()
+        raise
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """An HTTP answer whose headers and whose body each have one deadline."""
+
+    limit_seconds: float
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:  # noqa: ANN401 - the signature is http.client's
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self._reader = _DeadlineReader(sock)
+        self.fp = io.BufferedReader(self._reader, _BUFFER_BYTES)
+
+    def begin(self) -> None:
+        """Read the headers; the body's time starts when they are complete."""
+        super().begin()
+        self._reader.limit(self.limit_seconds)
+
+
+class _DeadlineReader(io.RawIOBase):
+    """Reads from a socket until a deadline, however the bytes trickle in."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        # The socket counts its files: http.client closes it early for answers that end with the connection.
+        self._file = sock.makefile("rb", buffering=0)
+        timeout = sock.gettimeout()
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def limit(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401 - any writable buffer
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._socket.settimeout(left)
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def first_byte_limit(seconds: float) -> Any:  # noqa: ANN401 - requests passes it on, but its types do not know it
+    """Limit connecting and waiting for the first byte together, as users mean ``connectTimeout``."""
+    return urllib3.Timeout(total=seconds)

@@ -1,0 +1,353 @@
+"""One index: its connections, credentials, proxy, timeouts and retries. Everything asked of it goes through here."""
+
+import base64
+import email.utils
+import http.client
+import http.cookiejar
+import importlib.metadata
+import itertools
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote, urljoin, urlsplit
+
+import requests
+import structlog
+import urllib3.exceptions
+
+from config.settings import IndexSettings
+from jobs.errors import ErrorKind
+from worker.gateway.addresses import is_local, origin, shown
+from worker.gateway.errors import UpstreamError
+from worker.gateway.startup import Retries
+from worker.gateway.transport import Adapter, first_byte_limit, tls_context
+
+MAX_REDIRECTS = 5
+CHUNK_BYTES = 64 * 1024
+_SMALL_BODY_BYTES = 64 * 1024
+_REDIRECTS = {301, 302, 303, 307, 308}
+_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+
+_STATUS_KINDS = {
+    HTTPStatus.UNAUTHORIZED: ErrorKind.AUTHENTICATION,
+    HTTPStatus.FORBIDDEN: ErrorKind.FORBIDDEN,
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: ErrorKind.PROXY,
+    HTTPStatus.TOO_MANY_REQUESTS: ErrorKind.RATE_LIMITED,
+    HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS: ErrorKind.FORBIDDEN,
+}
+
+_log = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+class Answer:
+    """An index's answer with its headers read and its body still to come. Close it after use."""
+
+    def __init__(self, response: requests.Response, url: str) -> None:
+        self._response = response
+        self.url = url
+        """Where the answer came from, after redirects."""
+        self.status = response.status_code
+        self.headers = response.headers
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The body's length as announced; None when unknown or when the body is encoded on the way."""
+        length = self.headers.get("Content-Length", "")
+        return int(length) if length.isdecimal() and not self.encoded else None
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the body is compressed on the way, so that its length and ranges count other bytes."""
+        return self.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body, decoded. Raises UpstreamError when it breaks, ends early or takes too long."""
+        with _translated(self.url, in_body=True):
+            yield from self._response.iter_content(CHUNK_BYTES)
+
+    def close(self) -> None:
+        """Give the connection back when the rest of the body is small, else drop it. Never raises."""
+        try:
+            if (self.size_bytes or 0) <= _SMALL_BODY_BYTES and "Content-Length" in self.headers:
+                self._response.raw.drain_conn()
+        finally:
+            self._response.close()
+
+
+class Upstream:
+    """One index. Safe to use from any number of threads."""
+
+    def __init__(self, settings: IndexSettings, *, ca_bundle: Path | None = None, retries: Retries) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self._retries = retries
+        self._base = shown(settings.url).rstrip("/")
+        self._origin = origin(settings.url)
+        self._authorization = _authorization(settings)
+        self._http = self._session(tls_context(skip_ssl=settings.skip_ssl, ca_bundle=ca_bundle))
+        if settings.skip_ssl:
+            # Announced once by our own log; urllib3 would repeat it for every request.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            _log.warning("index_without_tls_verification", index=self.name)
+
+    def page_url(self, project: str) -> str:
+        """Return the address of a project's page; ``project`` is normalised (PEP 503)."""
+        return f"{self._base}/{project}/"
+
+    def asker(self) -> str:
+        """Return what tells answers for these credentials from answers for others. A secret."""
+        return f"{self._base} {self._authorization or ''}"
+
+    def open(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """Ask once, following redirects.
+
+        Only answers with a 2xx, 404 or 410 status come back, and 416 to a range. Raises UpstreamError for
+        everything else. The caller closes the answer.
+        """
+        own = True
+        for _ in range(MAX_REDIRECTS + 1):
+            # Credentials that were once left behind stay behind, wherever the way leads.
+            own = own and origin(url) == self._origin
+            answer = self._ask(url, headers, own=own)
+            if answer.status not in _REDIRECTS or "Location" not in answer.headers:
+                return _usable(answer, ranged="Range" in headers)
+            location = urljoin(url, answer.headers["Location"])
+            answer.close()
+            url = location
+        raise UpstreamError(
+            ErrorKind.SERVER_ERROR, f"redirected more than {MAX_REDIRECTS} times", url=shown(url), worth_retrying=False
+        )
+
+    def retrying(self, attempt: Callable[[], _T]) -> _T:
+        """Run ``attempt`` within the retry budget, and return what it returns.
+
+        Raises the last UpstreamError, with the number of attempts and the time they took.
+        """
+        started = time.monotonic()
+        for number in itertools.count(1):
+            try:
+                return attempt()
+            except UpstreamError as error:
+                pause = self._pause(error, number)
+                if pause is None:
+                    error.attempts = number
+                    error.duration_seconds = time.monotonic() - started
+                    raise
+                _log.info("index_retry", index=self.name, kind=error.kind, url=error.url, attempt=number)
+                time.sleep(pause)
+        raise AssertionError("itertools.count does not end")
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._http.close()
+
+    def _session(self, context: ssl.SSLContext) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False  # netrc would replace our credentials, REQUESTS_CA_BUNDLE our TLS rules
+        session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        session.headers["User-Agent"] = f"vizfetch/{importlib.metadata.version('vizfetch')}"
+        adapter = Adapter(context, self.settings.read_timeout_seconds, self._refuse_local)
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        if self.settings.proxy is not None:
+            proxy = f"http://{self.settings.proxy.host}:{self.settings.proxy.port}"
+            session.proxies = {"http": proxy, "https": proxy}
+        return session
+
+    def _ask(self, url: str, headers: Mapping[str, str], *, own: bool) -> Answer:
+        self._check(url)
+        sent = dict(headers)
+        if own and self._authorization is not None:
+            sent["Authorization"] = self._authorization
+        with _translated(url, in_body=False):
+            response = self._http.get(
+                url,
+                headers=sent,
+                timeout=first_byte_limit(self.settings.connect_timeout_seconds),
+                verify=not self.settings.skip_ssl,
+                allow_redirects=False,
+                stream=True,
+            )
+        return Answer(response, url)
+
+    def _check(self, url: str) -> None:
+        """Refuse to be led to other schemes, from TLS to none, or to this machine."""
+        target = origin(url)
+        if target is None:
+            raise _refused(url, "is not an HTTP address")
+        if self._origin and self._origin[0] == "https" and target[0] == "http" and not self.settings.skip_ssl:
+            raise _refused(url, "would be fetched without TLS although the index has it")
+        if is_local(target[1]):
+            self._refuse_local(target[1], url)
+
+    def _refuse_local(self, host: str, url: str | None = None) -> None:
+        """Refuse this machine and its link, where services trust their neighbours, unless the index is there."""
+        own_host = self._origin[1] if self._origin else ""
+        if is_local(host) and not is_local(own_host) and not self._own_address(host):
+            raise _refused(url or self._base, "leads to this machine, where the index is not")
+
+    def _own_address(self, host: str) -> bool:
+        """Tell whether the index's own name stands for this address, as in a hosts file."""
+        return False if self._origin is None else host in _addresses(self._origin)
+
+    def _pause(self, error: UpstreamError, number: int) -> float | None:
+        """Return how long to wait before the next attempt; None when there is none."""
+        budget = self._retries
+        if not error.worth_retrying or number >= budget.attempts:
+            return None
+        if error.retry_after_seconds is not None:
+            return error.retry_after_seconds if error.retry_after_seconds <= budget.max_retry_after_seconds else None
+        delay: float = min(budget.base_delay_seconds * 2 ** (number - 1), budget.max_delay_seconds)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+
+
+def _authorization(settings: IndexSettings) -> str | None:
+    """Make the header for the index's own origin: bearer token, else basic auth, else what its URL holds."""
+    if settings.bearer_token is not None:
+        return f"Bearer {settings.bearer_token.get_secret_value()}"
+    parts = urlsplit(settings.url)
+    username, password = settings.username, settings.password
+    if username is None and parts.username is not None:
+        return _basic(unquote(parts.username), unquote(parts.password or ""))
+    if username is None:
+        return None
+    return _basic(username, password.get_secret_value() if password else "")
+
+
+def _basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+
+
+def _usable(answer: Answer, *, ranged: bool) -> Answer:
+    """Let answers pass that a caller can act upon; turn the others into errors."""
+    status = answer.status
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in _GONE:
+        return answer
+    if ranged and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return answer
+    kind = _STATUS_KINDS.get(HTTPStatus(status) if status in _KNOWN else HTTPStatus.OK, ErrorKind.SERVER_ERROR)
+    answer.close()
+    raise UpstreamError(
+        kind,
+        f"answered {status} {_phrase(status)}".rstrip(),
+        url=shown(answer.url),
+        status=status,
+        retry_after_seconds=_retry_after(answer.headers.get("Retry-After")),
+        worth_retrying=_worth_retrying(status),
+    )
+
+
+_KNOWN = frozenset(int(status) for status in HTTPStatus)
+
+
+def gone(answer: Answer) -> bool:
+    """Tell whether the index says that it does not have this: 404 or 410, nothing else."""
+    return answer.status in _GONE
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in _KNOWN else ""
+
+
+def _worth_retrying(status: int) -> bool:
+    """Tell whether the same request may fare better a moment later."""
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    }
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Read ``Retry-After``, seconds or a date (RFC 9110, 10.2.3); None when there is none that makes sense."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    aware = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def _refused(url: str, reason: str) -> UpstreamError:
+    return UpstreamError(ErrorKind.FORBIDDEN, f"not followed: it {reason}", url=shown(url), worth_retrying=False)
+
+
+def _addresses(of: tuple[str, str, int]) -> set[str]:
+    """Resolve a host to its addresses; none when it has no name here."""
+    try:
+        return {str(entry[4][0]) for entry in socket.getaddrinfo(of[1], of[2], type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
+
+
+@contextmanager
+def _translated(url: str, *, in_body: bool) -> Iterator[None]:
+    """Turn the errors of requests, urllib3, http.client and ssl into ours."""
+    try:
+        yield
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        kind, reason = _read_body_error(error) if in_body else _read_error(error)
+        raise UpstreamError(kind, reason, url=shown(url), worth_retrying=_again(kind, error)) from error
+
+
+def _again(kind: ErrorKind, error: BaseException) -> bool | None:
+    """Tell what the kind alone does not: a proxy that asks for a login will do so again."""
+    return False if kind is ErrorKind.PROXY and "407" in _deepest(error) else None
+
+
+def _read_error(error: BaseException) -> tuple[ErrorKind, str]:
+    """Tell what went wrong before the answer's headers were complete."""
+    causes = _causes(error)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return ErrorKind.PROXY, f"the proxy failed: {_deepest(error)}"
+    if any(isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError) for cause in causes):
+        return ErrorKind.CONNECTION, "the connection was closed during the TLS handshake"
+    if isinstance(error, requests.exceptions.SSLError) or any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return ErrorKind.TLS, f"TLS failed: {_deepest(error)}"
+    if isinstance(error, requests.exceptions.Timeout) or any(isinstance(cause, TimeoutError) for cause in causes):
+        return ErrorKind.CONNECT_TIMEOUT, "no connection and first byte in time"
+    if any(isinstance(cause, urllib3.exceptions.NameResolutionError) for cause in causes):
+        return ErrorKind.CONNECTION, "the host name is not known"
+    return ErrorKind.CONNECTION, f"the connection failed: {_deepest(error)}"
+
+
+def _read_body_error(error: BaseException) -> tuple[ErrorKind, str]:
+    """Tell what went wrong in the middle of the body."""
+    causes = _causes(error)
+    if any(isinstance(cause, TimeoutError | urllib3.exceptions.ReadTimeoutError) for cause in causes):
+        return ErrorKind.READ_TIMEOUT, "the body did not arrive in time"
+    if any(isinstance(cause, urllib3.exceptions.DecodeError) for cause in causes):
+        return ErrorKind.SERVER_ERROR, "the body's compression is broken"
+    return ErrorKind.TRUNCATED, f"the body broke off: {_deepest(error)}"
+
+
+def _causes(error: BaseException) -> tuple[BaseException, ...]:
+    """Walk from an error to everything it wraps, by cause, context, reason and arguments."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, BaseException) and not any(item is known for known in found):
+            found.append(item)
+            waiting += [item.__cause__, item.__context__, getattr(item, "reason", None), *item.args]
+    return tuple(found)
+
+
+def _deepest(error: BaseException) -> str:
+    """Return the innermost error's text, which names the matter itself."""
+    causes = _causes(error)
+    plain = tuple(cause for cause in causes if isinstance(cause, OSError | http.client.HTTPException))
+    text = str((plain or causes)[-1])
+    return text.partition(" (_ssl.c")[0]
