@@ -81,7 +81,8 @@ def _forms(secret: str) -> Iterator[str]:
     yield re.escape(json.dumps(secret)[1:-1])
     yield re.escape(repr(secret)[1:-1])
     for core in _base64_cores(secret.encode(errors="surrogateescape")):
-        yield rf"[A-Za-z0-9+/_-]*{core}[A-Za-z0-9+/_-]*=*"
+        # Begins only where the base64 text begins, so that long words are scanned once.
+        yield rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]*?{core}[A-Za-z0-9+/_-]*=*"
 
 
 def _base64_cores(secret: bytes) -> Iterator[str]:

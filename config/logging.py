@@ -1,0 +1,78 @@
+"""Logs: one line for each event on standard error, readable on a terminal, JSON elsewhere, never with a secret.
+
+Events have fixed names and keyword fields: ``structlog.get_logger().info("job_published", job=…)``. What is bound with
+``structlog.contextvars`` stands in every line. The standard library's loggers (Celery, kombu) take the same way out.
+Celery must be kept from setting up logging itself: call :func:`configure_logging` in its ``setup_logging`` signal.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from config.secrets import Masker
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+HANDLER_NAME = "vizfetch"
+
+
+def configure_logging(*, json: bool | None = None, secrets: Iterable[str] = (), level: str = "INFO") -> None:
+    """Set up logging for this process.
+
+    ``json`` decides the form; by default it is JSON unless standard error is a terminal. ``secrets`` are masked by
+    value in whatever is logged, by whomever: see :class:`config.secrets.Masker`. May be repeated, as when the settings
+    have been read: the last call holds. Other handlers of the root logger are left alone.
+    """
+    import structlog  # noqa: PLC0415 - costs 0.05 s that commands without logs need not pay
+
+    as_json = not sys.stderr.isatty() if json is None else json
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=_finish(as_json, Masker(secrets))
+    )
+    _install(formatter, level)
+
+
+def cheroot_error_log(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature
+    """Log what a cheroot server has to say: assign it to the server's ``error_log``, which else prints by itself."""
+    logging.getLogger("cheroot").log(level, msg, exc_info=traceback)
+
+
+def _finish(as_json: bool, masker: Masker) -> "list[Processor]":  # noqa: FBT001 - private, named at its call
+    import structlog  # noqa: PLC0415 - as above
+
+    def mask(_logger: "WrappedLogger", _method: str, line: "EventDict | str") -> str:
+        return masker(str(line))
+
+    finish: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if as_json:
+        finish += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+    else:
+        # The default formatter of exceptions would print local variables.
+        plain = structlog.dev.plain_traceback
+        finish += [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+    return [*finish, mask]
+
+
+def _install(formatter: logging.Formatter, level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.name = HANDLER_NAME
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in [old for old in root.handlers if old.name == HANDLER_NAME]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(capture=True)
