@@ -28,8 +28,8 @@ def fetch(
     from scheduler.submit import submit
 
     entries = collect(requirements or [], file)
-    settings = invocation(context).settings(config)
-    with machine(settings, out) as here:
+    called = invocation(context)
+    with machine(called.settings(config), called.environment, out) as here:
         batch = watch(here.store, submit(here.store, entries, here.settings), check=here.check)
     if as_json:
         print_json(batch.as_document())

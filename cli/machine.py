@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Machine:
 
 
 @contextmanager
-def machine(settings: Settings, out: Path) -> Iterator[Machine]:
+def machine(settings: Settings, environment: Mapping[str, str], out: Path) -> Iterator[Machine]:
     """Run everything that a fetch needs, with ``out`` as the store, and stop and remove it all afterwards.
 
     Redis is reached through a Unix socket in a directory of this user's own, so nobody else on the machine can use it.
@@ -61,7 +61,7 @@ def machine(settings: Settings, out: Path) -> Iterator[Machine]:
         )
         log = place / "worker.log"
         # Before any thread is started: the worker is forked, which spares it the imports.
-        worker = cleanup.enter_context(_worker(ours, log))
+        worker = cleanup.enter_context(_worker(ours, environment, log))
         redis = connect(ours.redis)
         cleanup.callback(redis.close)
         cleanup.enter_context(_scheduler(ours))
@@ -69,8 +69,10 @@ def machine(settings: Settings, out: Path) -> Iterator[Machine]:
 
 
 @contextmanager
-def _worker(settings: Settings, log: Path) -> Iterator["multiprocessing.process.BaseProcess"]:
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(settings, log))
+def _worker(
+    settings: Settings, environment: Mapping[str, str], log: Path
+) -> Iterator["multiprocessing.process.BaseProcess"]:
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(settings, environment, log))
     process.start()
     try:
         yield process
@@ -82,7 +84,7 @@ def _worker(settings: Settings, log: Path) -> Iterator["multiprocessing.process.
             process.join()
 
 
-def _work(settings: Settings, log: Path) -> None:
+def _work(settings: Settings, environment: Mapping[str, str], log: Path) -> None:
     from worker.app import run
 
     # Ctrl-C in the terminal is for the command, which then ends the worker.
@@ -92,7 +94,7 @@ def _work(settings: Settings, log: Path) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(output, stream.fileno())
-    sys.exit(run(settings))
+    sys.exit(run(settings, environment))
 
 
 @contextmanager

@@ -17,7 +17,8 @@ def worker(
     """Run an agent: takes jobs from the queue until it gets SIGTERM."""
     from worker.app import run
 
-    raise typer.Exit(run(invocation(context).settings(config), drain=drain))
+    called = invocation(context)
+    raise typer.Exit(run(called.settings(config), called.environment, drain=drain))
 
 
 def scheduler(context: typer.Context, config: ConfigFile = None) -> None:

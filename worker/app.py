@@ -1,7 +1,7 @@
 """The agent as a service: Celery's worker with a gateway beside it."""
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from worker.environment import check_environment, sweep
 from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
+from worker.gateway.startup import ca_bundle
 from worker.pip import PinnedPip, pin
 from worker.tasks import register
 
@@ -54,8 +55,8 @@ class _Child:
         run_attempt(message, self._agent, self._lines, stopping=self._stop.raised)
 
 
-def run(settings: Settings, *, drain: bool = False) -> int:
-    """Work until SIGTERM or SIGINT and return the exit code.
+def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
+    """Work until SIGTERM or SIGINT and return the exit code. ``environment`` is this process's own.
 
     On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
 
@@ -67,7 +68,8 @@ def run(settings: Settings, *, drain: bool = False) -> int:
         _log.info("task_directory_swept", directory=str(left))
     _check_services(settings)
     pip = pin(settings.cache.directory)
-    with GatewayProcess(settings.indexes, settings.cache) as gateway:
+    trusted = ca_bundle(environment)
+    with GatewayProcess(settings.indexes, settings.cache, ca_bundle=trusted, environment=environment) as gateway:
         return _serve(settings, gateway.address, pip, drain=drain)
 
 

@@ -45,7 +45,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
         with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
             finish = _Attempt(claim, queued_seconds, agent, lines.status, Steps(heartbeat)).run()
             # Still under the heartbeat: the lease must not run out while Redis cannot be told the result.
-            if not _until_answered(finish):
+            if not _until_answered(finish, stopping):
                 _log.warning("attempt_fenced")
 
 
@@ -98,11 +98,16 @@ def backoff_seconds(retry: RetrySettings, tries: int) -> float:
     return random.uniform(retry.min_backoff_seconds, max(bound, retry.min_backoff_seconds))  # noqa: S311
 
 
-def _until_answered(finish: Callable[[], bool]) -> bool:
-    """Call ``finish`` until Redis answers: a result is not thrown away because a connection was lost."""
+def _until_answered(finish: Callable[[], bool], stopping: Callable[[], bool]) -> bool:
+    """Call ``finish`` until Redis answers: a result is not thrown away because a connection was lost.
+
+    A worker that stops does not wait: the lease runs out, and the attempt is run again elsewhere.
+    """
     while True:
         try:
             return finish()
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))
+            if stopping():
+                return False
             time.sleep(_ASK_AGAIN_SECONDS)

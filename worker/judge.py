@@ -98,7 +98,7 @@ def _unmatched_failure(missing: Requirement, asked_by: str, project: Project | N
     if not fitting:
         return FetchError(
             ErrorKind.NOT_FOUND,
-            f"{project.index} has no version of {missing.name} that satisfies `{missing}`{asked_by}. "
+            f"The index {project.index} has no version of {missing.name} that satisfies `{missing}`{asked_by}. "
             f"It has {_newest(project.versions)}.",
             index=project.index,
         )
@@ -112,7 +112,7 @@ def _unusable(missing: Requirement, asked_by: str, project: Project, fitting: Se
         return FetchError(
             ErrorKind.PYTHON_INCOMPATIBLE,
             f"No version of {missing.name} that satisfies `{missing}`{asked_by} is made for the target's Python: "
-            f"{shown} on {project.index} require another one. Ask for another version, or another target.",
+            f"{shown} on the index {project.index} need another one. Ask for another version, or another target.",
             index=project.index,
         )
     return FetchError(
