@@ -46,7 +46,10 @@ def configure_logging(*, json: bool | None = None, secrets: Iterable[str] = (), 
 
 
 def cheroot_error_log(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature
-    """Log what a cheroot server has to say: assign it to the server's ``error_log``, which else prints by itself."""
+    """Log what a cheroot server has to say: let it be the ``error_log`` of a subclass.
+
+    The server's own prints to standard error by itself.
+    """
     logging.getLogger("cheroot").log(level, msg, exc_info=traceback)
 
 

@@ -229,9 +229,9 @@ def match_variable(name: str) -> Match | None:
 
 
 def covering(name: str) -> str | None:
-    """Return the beginning of a dotted name that is a setting by itself: what follows it cannot belong to a name."""
+    """Return the beginning of a name that is a setting by itself: what follows its dot cannot belong to a name."""
     ends = (found.start() for found in re.finditer(r"[.\[]", name))
-    return next((name[:end] for end in ends if match_dotted(name[:end])), None)
+    return next((name[:end] for end in ends if match_variable(name[:end]) or match_dotted(name[:end])), None)
 
 
 def is_group(name: str) -> bool:

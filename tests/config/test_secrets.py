@@ -91,11 +91,9 @@ def test_masker_stays_quick_on_long_words() -> None:
 
 
 @given(
-    st.text(st.characters(codec="utf-8"), min_size=4),
+    st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=4),
     st.text(st.characters(codec="utf-8")),
     st.text(st.characters(codec="utf-8")),
 )
 def test_masker_never_lets_a_secret_through(secret: str, before: str, after: str) -> None:
-    if secret not in MASK * 3:
-        masked = Masker([secret])(before + secret + after)
-        assert secret not in masked or secret in (before[-len(secret) :] + MASK + after[: len(secret)])
+    assert secret not in Masker([secret])(before + secret + after)

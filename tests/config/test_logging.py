@@ -1,0 +1,145 @@
+import base64
+import io
+import json
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from urllib.parse import quote
+
+import pytest
+import structlog
+from cheroot.wsgi import Server
+
+from config.logging import HANDLER_NAME, cheroot_error_log, configure_logging
+
+SECRET = "planted-secret/1"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _put_back() -> Iterator[None]:
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in [handler for handler in root.handlers if handler.name == HANDLER_NAME]:
+        root.removeHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    structlog.contextvars.clear_contextvars()
+    structlog.reset_defaults()
+
+
+def documents(captured: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    output, errors = captured.readouterr()
+    assert output == ""
+    for form in (SECRET, quote(SECRET, safe=""), base64.b64encode(f"alice:{SECRET}".encode()).decode()):
+        assert form not in errors
+    return [json.loads(line) for line in errors.splitlines()]
+
+
+def test_json_lines_when_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    structlog.contextvars.bind_contextvars(job="j1")
+    structlog.get_logger("worker.fetch").info("job_published", wheels=36)
+    (line,) = documents(capsys)
+    assert (line["event"], line["job"], line["wheels"], line["level"]) == ("job_published", "j1", 36, "info")
+    assert line["logger"] == "worker.fetch"
+    assert str(line["timestamp"]).endswith("Z")
+
+
+def test_readable_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    configure_logging(secrets=[SECRET])
+    local_variable = SECRET
+    try:
+        int(local_variable)
+    except ValueError:
+        structlog.get_logger().exception("fetch_failed", token=SECRET)
+    text = stream.getvalue()
+    assert "fetch_failed" in text
+    assert "ValueError" in text
+    assert not text.startswith("{")
+    assert SECRET not in text
+
+
+def test_the_standard_library_takes_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(secrets=[SECRET])
+    structlog.contextvars.bind_contextvars(job="j1")
+    logging.getLogger("celery.worker").warning("lost %s", f"redis://:{SECRET}@h/0")
+    logging.getLogger("kombu").debug("too quiet to be heard")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        configure_logging(secrets=[SECRET])
+        warnings.warn(f"careful with {SECRET}", stacklevel=1)
+    lost, warned = documents(capsys)
+    assert (lost["event"], lost["logger"], lost["level"]) == ("lost redis://:***@h/0", "celery.worker", "warning")
+    assert lost["job"] == "j1"
+    assert "careful with ***" in str(warned["event"])
+
+
+def test_secrets_are_masked_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(secrets=[SECRET, 'quote"and\\slash'])
+    log = structlog.get_logger()
+    header = base64.b64encode(f"alice:{SECRET}".encode()).decode()
+    log.info("sent", headers={"Authorization": f"Basic {header}"}, items=[SECRET], other={"deep": {SECRET: b"x"}})
+    log.info("named", url="redis://:planted-secret%2F1@h", awkward='quote"and\\slash')
+    try:
+        _ = dict[str, str]()[SECRET]
+    except KeyError:
+        logging.getLogger("celery").exception("failed")
+    sent, named, failed = documents(capsys)
+    assert sent["headers"] == {"Authorization": "Basic ***"}
+    assert sent["items"] == ["***"]
+    assert named["awkward"] == "***"
+    assert "KeyError: '***'" in str(failed["exception"])
+
+
+def test_the_last_call_holds_and_lines_are_not_doubled(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(json=False)
+    configure_logging(json=True, level="WARNING")
+    structlog.get_logger().info("unheard")
+    structlog.get_logger().warning("heard")
+    assert [line["event"] for line in documents(capsys)] == ["heard"]
+
+
+def test_other_handlers_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    other = logging.StreamHandler(io.StringIO())
+    logging.getLogger().addHandler(other)
+    configure_logging()
+    assert other in logging.getLogger().handlers
+    logging.getLogger().removeHandler(other)
+    assert documents(capsys) == []
+
+
+def test_cheroot_speaks_through_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(secrets=[SECRET])
+
+    def application(_environ: object, _start_response: object) -> list[bytes]:
+        raise RuntimeError(SECRET)
+
+    class Logged(Server):
+        error_log = staticmethod(cheroot_error_log)
+
+    server = Logged(("127.0.0.1", 0), application, numthreads=1)
+    server.prepare()
+    serving = threading.Thread(target=server.serve)
+    serving.start()
+    try:
+        connection = HTTPConnection("127.0.0.1", server.bind_addr[1], timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 500
+        connection.close()
+    finally:
+        server.stop()
+        serving.join(timeout=10)
+    (line,) = (line for line in documents(capsys) if "exception" in line)
+    assert line["logger"] == "cheroot"
+    assert "RuntimeError: ***" in str(line["exception"])
