@@ -100,7 +100,7 @@ def understand(found: Sequence[Written]) -> tuple[list[Entry], list[Problem]]:
         match = _match(item)
         if match and item.value is not None:
             entries.append(Entry(item.source, shown(item.written), item.value, match, item.line))
-        elif match or is_ours(item.name):
+        elif match or (is_ours(item.name) and not _is_service_link(item)):
             problems.append(Problem(item.source.label, *_complaint(item, match), item.line))
     secrets = [entry.value for entry in entries if entry.match.setting.secret]
     return entries, [_without(secrets, problem) for problem in problems]
@@ -114,6 +114,18 @@ def shown(name: str) -> str:
     head = re.match(r"[\w.\[\]-]{0,200}", name)
     kept = head[0] if head else ""
     return kept if kept == name else f"{kept}…"
+
+
+def _is_service_link(item: Written) -> bool:
+    """Whether Kubernetes made this variable, as it does in each pod for a service whose name begins like our settings.
+
+    A service named ``moderne-agent-visualization`` is likely, and its variables must not stop anything.
+    """
+    if item.source.style is not Style.ENVIRONMENT:
+        return False
+    if re.search(r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?$", item.name):
+        return True
+    return item.name.endswith("_PORT") and bool(re.match("(tcp|udp|sctp)://", item.value or ""))
 
 
 def _without(secrets: Sequence[str], problem: Problem) -> Problem:

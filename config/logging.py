@@ -25,7 +25,7 @@ def configure_logging(*, json: bool | None = None, secrets: Iterable[str] = (), 
     value in whatever is logged, by whomever: see :class:`config.secrets.Masker`. May be repeated, as when the settings
     have been read: the last call holds. Other handlers of the root logger are left alone.
     """
-    import structlog  # noqa: PLC0415 - costs 0.05 s that commands without logs need not pay
+    import structlog  # noqa: PLC0415 - costs 0.1 s that commands without logs need not pay
 
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [

@@ -70,7 +70,7 @@ def test_every_name_leads_back_to_its_setting(setting: Setting, style: Style) ->
 
 
 def test_markdown_has_a_row_for_each_setting() -> None:
-    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)`(\*?) \| [^|]+ \| [^|]* \| [^|]+ \|$", markdown(), re.MULTILINE)
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)`(\\?\*?) \| [^|]+ \| [^|]* \| [^|]+ \|$", markdown(), re.MULTILINE)
     assert [name for name, _, _ in rows] == [setting.name for setting in SETTINGS]
     assert {name for name, _, star in rows if star} == {setting.name for setting in SETTINGS if setting.secret}
     assert ("moderne.agent.pypi[{index}].url", "MODERNE_AGENT_PYPI_{index}_URL", "") in rows

@@ -197,6 +197,20 @@ def test_other_parts_of_the_agent_are_left_alone() -> None:
     assert plain(load(arguments, environment)) == plain(load([], {}))
 
 
+def test_variables_that_kubernetes_makes_for_a_service_are_left_alone() -> None:
+    service = "MODERNE_AGENT_VISUALIZATION_"
+    links = {
+        f"{service}SERVICE_HOST": "10.0.0.1",
+        f"{service}SERVICE_PORT": "8080",
+        f"{service}SERVICE_PORT_HTTP": "8080",
+        f"{service}PORT": "tcp://10.0.0.1:8080",
+        f"{service}PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        f"{service}PORT_8080_TCP_PROTO": "tcp",
+    }
+    assert plain(load([], links)) == plain(load([], {}))
+    assert only_problem(environment={f"{service}PORT": "8080"}).message.endswith("_API_PORT?")
+
+
 def test_java_temporary_directory() -> None:
     assert load(["-Djava.io.tmpdir=/scratch"], {"TMPDIR": "/c"}).temporary_directory == Path("/scratch")
     assert load([], {"TMPDIR": "/scratch"}).temporary_directory == Path("/scratch")
