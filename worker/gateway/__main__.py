@@ -1,7 +1,6 @@
 """The gateway's own process: one for each agent, started and watched by ``worker.gateway.process``."""
 
 import ctypes
-import logging
 import os
 import signal
 import socket
@@ -11,8 +10,9 @@ import warnings
 from typing import NoReturn
 
 import pypi_simple
-import structlog
 
+from config.logging import configure_logging
+from config.secrets import secret_values
 from worker.gateway.cache import FileCache
 from worker.gateway.server import Application, Server
 from worker.gateway.shelf import Shelf
@@ -35,7 +35,7 @@ def main() -> None:
     _take_signals()
     startup = Startup.model_validate_json(sys.stdin.buffer.readline())
     _die_with(startup.parent_pid)
-    _set_up_logging()
+    _set_up_logging(startup)
     try:
         cache = FileCache(startup.cache.directory, startup.cache.max_size_bytes, startup.cache.page_ttl_seconds)
     except OSError as error:
@@ -77,18 +77,9 @@ def _die_with(parent_pid: int) -> None:
         os._exit(0)
 
 
-def _set_up_logging() -> None:
-    """Log JSON lines to standard error, which the worker shares; standard output is for the parent."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _set_up_logging(startup: Startup) -> None:
+    """Log to standard error, which the worker shares; standard output is for the parent."""
+    configure_logging(secrets=secret_values(startup))
     # An index may speak a newer minor version of the protocol: it is compatible by definition (PEP 629).
     warnings.simplefilter("ignore", pypi_simple.UnexpectedRepoVersionWarning)
 

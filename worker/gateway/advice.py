@@ -35,6 +35,8 @@ _PUBLIC = (
 def message(error: UpstreamError, index: str, asked_for: str) -> str:
     """Say what happened, where, and what to do. Holds no secret."""
     what = f"{asked_for} could not be fetched from {index}: {error.url} {error.reason}."
+    if error.kind is ErrorKind.FORBIDDEN and error.status is None:
+        return f"{what} Ask who runs the index why it leads there."
     return f"{what} {_advice(error.kind, index)}".strip()
 
 

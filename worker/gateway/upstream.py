@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 import structlog
@@ -210,20 +210,14 @@ class Upstream:
 
 
 def _authorization(settings: IndexSettings) -> str | None:
-    """Make the header for the index's own origin: bearer token, else basic auth, else what its URL holds."""
+    """Make the header for the index's own origin."""
     if settings.bearer_token is not None:
         return f"Bearer {settings.bearer_token.get_secret_value()}"
-    parts = urlsplit(settings.url)
-    username, password = settings.username, settings.password
-    if username is None and parts.username is not None:
-        return _basic(unquote(parts.username), unquote(parts.password or ""))
-    if username is None:
+    if settings.username is None:
         return None
-    return _basic(username, password.get_secret_value() if password else "")
-
-
-def _basic(username: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
+    password = settings.password.get_secret_value() if settings.password else ""
+    pair = f"{settings.username}:{password}".encode()  # UTF-8, as RFC 7617 recommends
+    return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
 def _usable(answer: Answer, *, ranged: bool) -> Answer:

@@ -1,0 +1,123 @@
+"""A gateway inside the test's own process, in front of real index servers."""
+
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import requests
+
+from config.settings import IndexSettings, Target
+from tests.support.index_server import IndexServer
+from worker.gateway.cache import FileCache
+from worker.gateway.client import GatewayAddress, GatewayClient, Session
+from worker.gateway.pages import JSON_TYPE
+from worker.gateway.server import Application, Server
+from worker.gateway.shelf import Shelf
+from worker.gateway.startup import Retries
+from worker.gateway.tasks import Tasks
+from worker.gateway.upstream import Upstream
+
+QUICK = Retries(attempts=2, base_delay_seconds=0.01, max_delay_seconds=0.02, max_retry_after_seconds=2)
+PURE = "demo-1.0-py3-none-any.whl"
+
+
+def index_settings(server: IndexServer, number: int = 0, /, **options: Any) -> IndexSettings:
+    """Settings for a server, with limits short enough for tests."""
+    limits = {"connect_timeout_seconds": 0.6, "read_timeout_seconds": 0.8}
+    return IndexSettings.model_validate({"name": f"pypi[{number}]", "url": server.url, **limits, **options})
+
+
+class Quickly(Server):
+    """Stops without making a test wait."""
+
+    expiration_interval = 0.02
+
+
+class LocalGateway:
+    """The gateway's parts put together as its process does it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *indexes: IndexSettings,
+        ca_bundle: Path | None = None,
+        retries: Retries = QUICK,
+        page_ttl_seconds: float = 600,
+        max_size_bytes: int = 2**30,
+        idle_seconds: float = 3600,
+    ) -> None:
+        self.upstreams = tuple(Upstream(index, ca_bundle=ca_bundle, retries=retries) for index in indexes)
+        self.cache = FileCache(directory, max_size_bytes, page_ttl_seconds)
+        tasks = Tasks(self.upstreams, Shelf(page_ttl_seconds), self.cache, idle_seconds)
+        token = secrets.token_urlsafe(16)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = Quickly(self._listener, Application(tasks, token), threads=12)
+        self.address = GatewayAddress(url=f"http://127.0.0.1:{self._listener.getsockname()[1]}", control_token=token)
+        self.client = GatewayClient(self.address)
+
+    def __enter__(self) -> Self:
+        self._server.prepare()
+        threading.Thread(target=self._server.serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+        self.cache.close()
+        for upstream in self.upstreams:
+            upstream.close()
+
+    def session(self, index: str | None = None, target: Target | None = None) -> Any:
+        return self.client.session(target or Target(), index)
+
+
+MakeGateway = Callable[..., LocalGateway]
+MakeIndex = Callable[..., IndexServer]
+
+
+@pytest.fixture
+def resources() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def make_index(resources: ExitStack) -> MakeIndex:
+    """Start index servers that end with the test."""
+    return lambda **options: resources.enter_context(IndexServer(**options))
+
+
+@pytest.fixture
+def make_gateway(resources: ExitStack, tmp_path: Path) -> MakeGateway:
+    """Start gateways that end with the test, before the indexes they use."""
+    return lambda *indexes, **options: resources.enter_context(LocalGateway(tmp_path / "cache", *indexes, **options))
+
+
+def get(session: Session, path: str, **headers: str) -> requests.Response:
+    """Ask the gateway as an installer does; ``path`` is below the task's own address."""
+    with requests.Session() as http:
+        http.trust_env = False
+        return http.get(session.index_url.removesuffix("simple/") + path, headers=headers, timeout=30)
+
+
+def page(session: Session, project: str = "demo") -> requests.Response:
+    return get(session, f"simple/{project}/", Accept=JSON_TYPE)
+
+
+def download(session: Session, filename: str = PURE, **headers: str) -> requests.Response:
+    """Fetch a file; the body may be short, which is for the test to judge."""
+    return get(session, f"files/{filename.split('-', maxsplit=1)[0].replace('_', '-')}/{filename}", **headers)
+
+
+def broken(session: Session, filename: str = PURE) -> str:
+    """Fetch a file that must not arrive: ``refused`` with a status, or ``short`` in the middle."""
+    try:
+        response = download(session, filename)
+    except requests.exceptions.ChunkedEncodingError:  # what requests makes of a body that ends early
+        return "short"
+    assert response.status_code in {502, 503, 504}, response.status_code
+    return "refused"

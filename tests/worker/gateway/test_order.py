@@ -1,0 +1,164 @@
+"""Which index serves a project, and what is said of one that cannot be had."""
+
+import pytest
+
+from config.settings import Target
+from jobs.errors import ErrorKind
+from tests.support.index_server import Status, tiny_wheel
+from tests.worker.gateway.conftest import (
+    PURE,
+    MakeGateway,
+    MakeIndex,
+    download,
+    get,
+    index_settings,
+    page,
+)
+from worker.gateway.errors import GatewayError
+from worker.gateway.record import Availability
+
+NEWER = "demo-99.0-py3-none-any.whl"
+
+
+def filenames(answer_files: list[dict[str, object]]) -> list[object]:
+    return [file["filename"] for file in answer_files]
+
+
+def test_the_first_index_that_has_it_serves_it(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    private, public = make_index(), make_index()
+    private.add(PURE, tiny_wheel("demo", "1.0"))
+    public.add(NEWER, tiny_wheel("demo", "99.0"))
+    with make_gateway(index_settings(private), index_settings(public, 1)).session() as session:
+        assert filenames(page(session).json()["files"]) == [PURE]
+        assert download(session, NEWER).status_code == 404
+        assert session.record().projects[0].index == "pypi[0]"
+    assert public.seen() == []
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_not_here_passes_on(status: int, make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    private, public = make_index(), make_index()
+    private.misbehave("/", Status(status))
+    public.add(PURE, tiny_wheel("demo", "1.0"))
+    with make_gateway(index_settings(private), index_settings(public, 1)).session() as session:
+        assert filenames(page(session).json()["files"]) == [PURE]
+        assert download(session).status_code == 200
+        record = session.record()
+    assert record.incidents == ()
+    assert [project.index for project in record.projects] == ["pypi[1]"]
+    assert record.files[0].index == "pypi[1]"
+    assert len(private.seen()) == 1
+
+
+def test_nobody_has_it(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    with make_gateway(index_settings(make_index()), index_settings(make_index(), 1)).session() as session:
+        assert page(session).status_code == 404
+        record = session.record()
+    assert record.incidents == ()
+    assert [(project.name, project.index) for project in record.projects] == [("demo", None)]
+
+
+def test_pinned_to_one_index(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    first, second = make_index(), make_index()
+    first.add(PURE, tiny_wheel("demo", "1.0"))
+    second.add(NEWER, tiny_wheel("demo", "99.0"))
+    gateway = make_gateway(index_settings(first), index_settings(second, 1))
+    with gateway.session("pypi[1]") as session:
+        assert filenames(page(session).json()["files"]) == [NEWER]
+        assert page(session, "other").status_code == 404
+    assert first.seen() == []
+    with pytest.raises(GatewayError, match=r"pypi\[7\]"), gateway.session("pypi[7]"):
+        pass
+
+
+def test_a_task_sees_one_state_of_the_world(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add(PURE, tiny_wheel("demo", "1.0"))
+    gateway = make_gateway(index_settings(index), page_ttl_seconds=0)
+    with gateway.session() as early:
+        assert len(page(early).json()["files"]) == 1
+        index.add("demo-2.0-py3-none-any.whl", tiny_wheel("demo", "2.0"))
+        assert len(page(early).json()["files"]) == 1
+        with gateway.session() as late:
+            assert len(page(late).json()["files"]) == 2
+
+
+def test_pages_are_kept_for_a_while_and_shared(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add(PURE, tiny_wheel("demo", "1.0"))
+    gateway = make_gateway(index_settings(index))
+    for _ in range(3):
+        with gateway.session() as session:
+            page(session)
+            page(session, "absent")
+    assert len(index.seen("/simple/demo/")) == 1
+    assert len(index.seen("/simple/absent/")) == 1
+
+
+def test_a_listed_file_that_is_gone_has_the_page_fetched_anew(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add(PURE, tiny_wheel("demo", "1.0"))
+    gateway = make_gateway(index_settings(index))
+    with gateway.session() as session:
+        page(session)
+        index.misbehave("/files/", Status(404))
+        assert download(session).status_code == 502
+        [incident] = session.record().incidents
+    assert incident.kind is ErrorKind.SERVER_ERROR
+    with gateway.session() as session:
+        page(session)
+    assert len(index.seen("/simple/demo/")) == 2
+
+
+def test_why_a_version_cannot_be_had(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add("demo-1.0-py3-none-any.whl", b"1")
+    index.add("demo-2.0.tar.gz", b"2")
+    index.add("demo-3.0-cp311-cp311-win_amd64.whl", b"3")
+    index.add("demo-3.0.tar.gz", b"3")
+    index.add("demo-4.0-py3-none-any.whl", b"4", requires_python=">=3.12")
+    index.add("demo-5.0-cp312-cp312-manylinux_2_28_x86_64.whl", b"5")
+    index.add("demo-6.0-cp311-cp311-manylinux_2_39_x86_64.whl", b"6")
+    index.add("demo-7.0-cp39-abi3-manylinux2014_x86_64.whl", b"7")
+    index.add("demo-not_a_version-py3-none-any.whl", b"8")
+    index.add("demo-9.0.tar.gz", b"9", requires_python="<3.8")
+    with make_gateway(index_settings(index)).session() as session:
+        files = page(session).json()["files"]
+        [project] = session.record().projects
+    assert project.versions == {
+        "1.0": Availability.OFFERED,
+        "2.0": Availability.SOURCE_ONLY,
+        "3.0": Availability.OTHER_PLATFORM,
+        "4.0": Availability.OTHER_PYTHON,
+        "5.0": Availability.OTHER_PYTHON,
+        "6.0": Availability.OTHER_PLATFORM,
+        "7.0": Availability.OFFERED,
+        "9.0": Availability.OTHER_PYTHON,
+    }
+    assert [file["filename"].split("-")[1] for file in files] == ["1.0", "4.0", "7.0"]
+
+
+def test_targets_do_not_mix(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add("demo-1.0-cp311-cp311-manylinux_2_28_x86_64.whl", b"1")
+    index.add("demo-1.0-cp311-cp311-manylinux_2_28_aarch64.whl", b"2")
+    gateway = make_gateway(index_settings(index))
+    seen = {}
+    for architecture in ("x86_64", "aarch64"):
+        target = Target.model_validate({"architecture": architecture})
+        with gateway.session(target=target) as session:
+            seen[architecture] = filenames(page(session).json()["files"])
+    assert seen == {architecture: [f"demo-1.0-cp311-cp311-manylinux_2_28_{architecture}.whl"] for architecture in seen}
+    assert len(index.seen()) == 1
+
+
+def test_names_are_normalised(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add("my_demo-1.0-py3-none-any.whl", b"1")
+    with make_gateway(index_settings(index)).session() as session:
+        for name in ("my-demo", "My_Demo", "my.demo", "MY--demo"):
+            assert len(page(session, name).json()["files"]) == 1
+        assert get(session, "simple/no%20name/").status_code == 404
+        assert get(session, "simple/").status_code == 404
+        assert [project.name for project in session.record().projects] == ["my-demo"]
+    assert [request.path for request in index.seen()] == ["/simple/my-demo/"]
