@@ -113,5 +113,30 @@ class Fenced(BundleError):
         super().__init__("publishing stopped: another attempt owns this job now")
 
 
+_SHOWN = 5
+
+
+def raise_all(problems: Sequence[BundleError]) -> None:
+    """Raise the most telling of the problems, with the others in its ``also``; nothing when there are none."""
+    if not problems:
+        return
+    first, *others = sorted(problems, key=lambda problem: _FIRST.index(type(problem)))
+    first.also = tuple(others)
+    raise first
+
+
+_FIRST: tuple[type[BundleError], ...] = (
+    HashMismatch,
+    BrokenWheel,
+    WrongTarget,
+    NotClosed,
+    InvalidVisualization,
+    NoVisualizations,
+)
+"""What explains the others comes first: a wheel with other bytes is broken for that reason."""
+
+
 def _join(issues: Sequence[str]) -> str:
-    return "; ".join(issues)
+    """Return the first issues as one text: an archive may have a hundred thousand, a reader has less time."""
+    more = len(issues) - _SHOWN
+    return "; ".join([*issues[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])

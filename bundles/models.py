@@ -8,8 +8,8 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
+    Field,
     JsonValue,
     NonNegativeInt,
     StringConstraints,
@@ -58,6 +58,8 @@ VersionText = Annotated[str, AfterValidator(_normal_version)]
 FileName = Annotated[str, AfterValidator(_plain_file_name)]
 """A name without any folder: it becomes part of a path on disk and in the store."""
 
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 BundleId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -92,7 +94,7 @@ class BundledWheel(Document):
 class Option(Document):
     """A value that the user of a visualization may set."""
 
-    name: str
+    name: Text
     display_name: str = ""
     description: str = ""
     required: bool = False
@@ -100,21 +102,23 @@ class Option(Document):
     """The only values it takes, when the spec lists them."""
 
 
-def _none_as_empty(value: object) -> object:
-    return () if value is None else value
-
-
-class Visualization(Document):
-    """One visualization, as its spec describes it and as catalogues show it."""
+class Spec(Document):
+    """What the author of a visualization wrote about it."""
 
     type: Literal["specs.moderne.io/v1beta/visualization"]
-    name: str
-    display_name: str
+    name: Text
+    display_name: Text
     description: str
-    recipe: str | dict[str, JsonValue]
+    recipe: Text | dict[str, JsonValue]
     """The recipe's name, or a mapping of its name to its options."""
-    data_table: str
-    options: Annotated[tuple[Option, ...], BeforeValidator(_none_as_empty)] = ()
+    data_table: Text
+    additional_data_tables: dict[str, JsonValue] = Field(default_factory=dict)
+    options: tuple[Option, ...] = ()
+
+
+class Visualization(Spec):
+    """One visualization, as its spec describes it and as catalogues show it."""
+
     notebook: str
     """Where the notebook is inside the wheel."""
     image: str | None = None

@@ -1,0 +1,115 @@
+"""A folder of downloaded files becomes a bundle, or the reason why it cannot be one."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from zipfile import ZipFile
+
+from packaging.requirements import Requirement
+
+from bundles.check import CheckedWheel, check_wheel
+from bundles.closure import Closure
+from bundles.errors import BundleError, InvalidVisualization, NotClosed, NoVisualizations, WheelError, raise_all
+from bundles.models import Bundle, BundledWheel, Origin, Visualization
+from bundles.visualizations import find
+from config.settings import Target
+
+
+def assemble(
+    requirement: Requirement,
+    directory: Path,
+    target: Target,
+    origins: Mapping[str, Origin],
+    *,
+    require_specs: bool,
+    pip_version: str,
+) -> Bundle:
+    """Check everything in ``directory`` and describe it.
+
+    ``origins`` tells by file name what the gateway knows of each file. With ``require_specs`` the package must
+    hold visualizations and all of them must be valid; otherwise what is wrong with them becomes a warning.
+    Nothing is written; the same content gives the same bundle id.
+
+    Raises BundleError: HashMismatch, BrokenWheel, WrongTarget, NotClosed, InvalidVisualization or
+    NoVisualizations; when several are true, the first of that order, with the others in its ``also``.
+    """
+    checked = _check_all(directory, target, origins)
+    closure = Closure(requirement, checked, target)
+    package = next((each for each in checked if each.metadata.name == closure.root), None)
+    shown = _Shown() if package is None else _visualizations(package, require_specs=require_specs)
+    raise_all([*([NotClosed(closure.issues)] if closure.issues else []), *shown.problems])
+    if package is None:  # the closure has said so already
+        raise NotClosed([f"{requirement} is missing"])
+    wheels = tuple(sorted((each.wheel for each in checked), key=lambda wheel: wheel.name))
+    return Bundle(
+        id=bundle_id(wheels, target),
+        requirement=str(requirement),
+        name=package.wheel.name,
+        version=package.wheel.version,
+        target=target,
+        wheels=wheels,
+        visualizations=shown.visualizations,
+        python_version=platform.python_version(),
+        pip_version=pip_version,
+        created_at=datetime.now(UTC),
+        warnings=(*_yanked(wheels), *closure.warnings, *shown.warnings),
+    )
+
+
+def bundle_id(wheels: Iterable[BundledWheel], target: Target) -> str:
+    """Return a digest of the wheel set and the target, and of nothing else."""
+    content = {
+        "target": target.model_dump(mode="json"),
+        "wheels": sorted([wheel.filename, wheel.sha256] for wheel in wheels),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _check_all(directory: Path, target: Target, origins: Mapping[str, Origin]) -> Sequence[CheckedWheel]:
+    """Check every file, and raise what is wrong with any of them together."""
+    checked: list[CheckedWheel] = []
+    problems: list[BundleError] = []
+    for file in sorted(directory.iterdir()):
+        if file.suffix != ".whl" or not file.is_file() or file.is_symlink():
+            problems.append(NotClosed([f"{file.name} is not a wheel"]))
+            continue
+        try:
+            checked.append(check_wheel(file, origins.get(file.name), target))
+        except WheelError as error:
+            problems.append(error)
+    raise_all(problems)
+    return checked
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What a package's visualizations add to a bundle."""
+
+    visualizations: tuple[Visualization, ...] = ()
+    warnings: tuple[str, ...] = ()
+    problems: tuple[BundleError, ...] = ()
+
+
+def _visualizations(package: CheckedWheel, *, require_specs: bool) -> _Shown:
+    with ZipFile(package.file) as archive:
+        found = find(archive)
+    problems: list[BundleError] = []
+    if found.issues:
+        problems.append(InvalidVisualization(found.issues))
+    elif not found.visualizations:
+        problems.append(NoVisualizations(f"{package.wheel.name} {package.wheel.version}"))
+    if require_specs:
+        return _Shown(found.visualizations, found.warnings, tuple(problems))
+    return _Shown(found.visualizations, (*found.warnings, *(problem.message for problem in problems)))
+
+
+def _yanked(wheels: Iterable[BundledWheel]) -> Iterable[str]:
+    return (
+        f"{wheel.filename} was yanked from {wheel.index}" + (f": {wheel.yanked}" if wheel.yanked else "")
+        for wheel in wheels
+        if wheel.yanked is not None
+    )

@@ -1,0 +1,187 @@
+"""Whether one file is a sound wheel, the one that its index promised, and good for the target."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+from zipfile import ZipFile
+
+from packaging.metadata import RawMetadata, parse_email
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.tags import Tag
+from packaging.utils import (
+    BuildTag,
+    InvalidWheelFilename,
+    NormalizedName,
+    canonicalize_name,
+    parse_wheel_filename,
+)
+from packaging.version import InvalidVersion, Version
+
+from bundles.archive import READ_ERRORS, dist_info, read_text, record_issues, safety_issues
+from bundles.errors import BrokenWheel, HashMismatch, WrongTarget
+from bundles.models import BundledWheel, Origin
+from bundles.target import fits, full_version
+from config.settings import Target
+
+_T = TypeVar("_T")
+_Label = tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a sound wheel says about itself (core metadata), as far as a bundle depends on it."""
+
+    name: NormalizedName
+    version: Version
+    requires: tuple[Requirement, ...]
+    requires_python: SpecifierSet
+    extras: frozenset[NormalizedName]
+
+
+@dataclass(frozen=True)
+class CheckedWheel:
+    """A file that passed all checks on its own."""
+
+    file: Path
+    wheel: BundledWheel
+    metadata: Metadata
+
+
+def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWheel:
+    """Check one file, whole. ``origin`` is what its index said, None when no index is known to have served it.
+
+    Raises HashMismatch, BrokenWheel (with every issue) or WrongTarget, whichever comes first in that order:
+    bytes that nobody promised are not looked at, and a broken wheel's tags say nothing.
+    """
+    if origin is None:
+        raise BrokenWheel(file.name, ["no index is known to have served this file"])
+    sha256 = file_digest(file)
+    if origin.sha256 is not None and origin.sha256 != sha256:
+        raise HashMismatch(file.name, origin.sha256, sha256)
+    metadata, tags = _inspect(_Content(file.name, sha256, file))
+    _check_target(file.name, metadata, tags, target)
+    wheel = BundledWheel(
+        name=metadata.name,
+        version=str(metadata.version),
+        filename=file.name,
+        sha256=sha256,
+        size_bytes=file.stat().st_size,
+        index=origin.index,
+        yanked=origin.yanked,
+    )
+    return CheckedWheel(file, wheel, metadata)
+
+
+def file_digest(file: Path) -> str:
+    """Return the sha256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_target(filename: str, metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:
+    if not fits(tags, target):
+        shown = ", ".join(sorted(map(str, tags)))
+        machine = f"CPython {target.python}, glibc {target.glibc}, {target.architecture}"
+        raise WrongTarget(filename, f"its tags are {shown}, the target is {machine}")
+    # Pre-releases of Python count: the running interpreter may be one, and pip accepts it too.
+    if not metadata.requires_python.contains(full_version(target), prereleases=True):
+        raise WrongTarget(filename, f"it requires Python {metadata.requires_python}, the target has {target.python}")
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A file that counts as the same wherever it lies."""
+
+    filename: str
+    sha256: str
+    file: Path = field(compare=False)
+
+
+@lru_cache(maxsize=1024)
+def _inspect(content: _Content) -> tuple[Metadata, frozenset[Tag]]:
+    """Read the archive, once for each content in a process: most wheels are shared by many bundles.
+
+    Raises BrokenWheel, which is not remembered.
+    """
+    file = content.file
+    try:
+        label = parse_wheel_filename(file.name)
+    except InvalidWheelFilename as error:
+        raise BrokenWheel(file.name, [str(error)]) from error
+    try:
+        with ZipFile(file) as archive:
+            issues, metadata = _archive(archive, label)
+    except READ_ERRORS as error:
+        raise BrokenWheel(file.name, [f"is not a readable archive: {error}"]) from error
+    if metadata is None or issues:
+        raise BrokenWheel(file.name, issues)
+    return metadata, label[3]
+
+
+def _archive(archive: ZipFile, label: _Label) -> tuple[list[str], Metadata | None]:
+    """Return every issue of the archive, and its metadata unless they are among the issues."""
+    # An unsafe archive is not read any further: it may be made to cost hours or memory.
+    if issues := safety_issues(archive):
+        return issues, None
+    try:
+        info = dist_info(archive)
+    except ValueError as error:
+        return [str(error)], None
+    issues = _label_issues(archive, info, label)
+    metadata = _metadata(archive, info, label, issues)
+    return issues + record_issues(archive, info), metadata
+
+
+def _label_issues(archive: ZipFile, info: str, label: _Label) -> list[str]:
+    """Compare the file's name with the folder's, and the format's version with what installers know."""
+    issues = []
+    name, _, version = info.removesuffix(".dist-info").partition("-")
+    if canonicalize_name(name) != label[0] or _parsed(Version, version) != label[1]:
+        issues.append(f"{info} does not belong to {label[0]} {label[1]}")
+    try:
+        found = re.search(r"^Wheel-Version:\s*(\d+)\.", read_text(archive, f"{info}/WHEEL"), re.MULTILINE)
+    except ValueError as error:
+        return [*issues, str(error)]
+    if found is None or found[1] != "1":
+        issues.append("WHEEL does not name version 1 of the wheel format, which installers know")
+    return issues
+
+
+def _metadata(archive: ZipFile, info: str, label: _Label, issues: list[str]) -> Metadata | None:
+    """Return the parsed METADATA; problems are added to ``issues``."""
+    try:
+        text = read_text(archive, f"{info}/METADATA")
+    except ValueError as error:
+        issues.append(str(error))
+        return None
+    # Only the header part: the description is of no interest, and long.
+    raw, _ = parse_email(re.split(r"\r?\n\r?\n", text, maxsplit=1)[0])
+    name, version = canonicalize_name(raw.get("name", "")), _parsed(Version, raw.get("version", ""))
+    if (name, version) != label[:2]:
+        named = f"{raw.get('name')} {raw.get('version')}"
+        issues.append(f"METADATA is of {named}, the file name says {label[0]} {label[1]}")
+    requires_python = _parsed(SpecifierSet, raw.get("requires_python", ""))
+    if requires_python is None:
+        issues.append(f"METADATA: Requires-Python {raw.get('requires_python')!r} is not valid")
+        return None
+    extras = frozenset(canonicalize_name(extra) for extra in raw.get("provides_extra", []))
+    return Metadata(label[0], label[1], _requires(raw, issues), requires_python, extras)
+
+
+def _requires(raw: RawMetadata, issues: list[str]) -> tuple[Requirement, ...]:
+    lines = raw.get("requires_dist", [])
+    parsed = [(line, _parsed(Requirement, line)) for line in lines]
+    issues += [f"METADATA: Requires-Dist {line!r} is not valid" for line, made in parsed if made is None]
+    return tuple(made for _, made in parsed if made is not None)
+
+
+def _parsed(kind: Callable[[str], _T], text: str) -> _T | None:
+    try:
+        return kind(text)
+    except (InvalidVersion, InvalidSpecifier, InvalidRequirement):
+        return None

@@ -1,0 +1,242 @@
+"""The visualizations inside a package's wheel: specs, the notebooks they belong to, and pictures.
+
+``PACKAGE/specs/NAME.yml`` describes ``PACKAGE/NAME.ipynb``; ``PACKAGE/images/NAME.HEIGHT.png`` shows it. HEIGHT is
+in pixels as a page counts them: packages in use hold pictures that are two or three times as high, for dense screens.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from zipfile import ZipFile, ZipInfo
+
+import yaml
+from pydantic import ValidationError
+
+from bundles.archive import READ_ERRORS
+from bundles.models import Option, Spec, Visualization
+
+MAX_SPEC_BYTES = 2**20
+MAX_NOTEBOOK_BYTES = 64 * 2**20
+
+_SPEC = re.compile(r"(?P<package>.+)/specs/(?P<name>[^/]+)\.yml")
+_IMAGE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/]+)\.(?P<height>[1-9]\d{0,4})\.png")
+_PNG = struct.Struct(">8s4x4sII")
+"""PNG specification: the signature, then the IHDR chunk with width and height."""
+_NESTING = 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a wheel holds; ``issues`` are all reasons why some of it is not usable."""
+
+    visualizations: tuple[Visualization, ...]
+    issues: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def find(archive: ZipFile) -> Found:
+    """Read every visualization of a wheel whose archive is known to be sound.
+
+    Nothing in the archive makes this raise: what cannot be used is an issue, what is only odd a warning.
+    """
+    search = _Search(archive)
+    found = [each for match in search.specs for each in search.read(match)]
+    search.compare(found)
+    return Found(tuple(found), tuple(search.issues), tuple(search.warnings))
+
+
+class _Search:
+    """One pass over an archive."""
+
+    def __init__(self, archive: ZipFile) -> None:
+        self.issues: list[str] = []
+        self.warnings: list[str] = []
+        self._archive = archive
+        self._members = {member.filename: member for member in archive.infolist()}
+        names = sorted(name for name in self._members if not _is_packaging(name))
+        self.specs = _matches(_SPEC, names)
+        self._notebooks = [name for name in names if name.endswith(".ipynb")]
+        self._images = _images(_matches(_IMAGE, names))
+        self.warnings += [
+            f"{name} is ignored: a spec is called NAME.yml" for name in names if re.search(r"/specs/[^/]+\.yaml$", name)
+        ]
+
+    def read(self, match: re.Match[str]) -> Iterator[Visualization]:
+        """Yield the visualization of a spec, unless something is wrong with it, its notebook or its picture."""
+        path, package, name = match[0], match["package"], match["name"]
+        notebook = f"{package}/{name}.ipynb"
+        issues = [*self._notebook_issues(path, notebook)]
+        image = self._images.get((package, name))
+        if image is not None:
+            issues += self._image_issues(image)
+        spec = self._spec(path, issues)
+        self.issues += issues
+        if spec is None or issues:
+            return
+        yield Visualization(**dict(spec), notebook=notebook, image=None if image is None else image[0])
+
+    def compare(self, found: Iterable[Visualization]) -> None:
+        """Note what only shows when all of them are known: names used twice, notebooks without a spec."""
+        by_name: dict[str, list[str]] = {}
+        for each in found:
+            by_name.setdefault(each.name, []).append(each.notebook)
+        self.issues += [
+            f"the name {name} is used by {' and '.join(notebooks)}"
+            for name, notebooks in by_name.items()
+            if len(notebooks) > 1
+        ]
+        described = {f"{match['package']}/{match['name']}.ipynb" for match in self.specs}
+        self.warnings += [f"{path} has no spec" for path in self._notebooks if self.specs and path not in described]
+
+    def _bytes(self, path: str, limit: int) -> bytes:
+        """Return a member's content. Raises ValueError."""
+        member: ZipInfo = self._members[path]
+        if member.file_size > limit:
+            raise ValueError(f"is larger than {limit} bytes")
+        try:
+            return self._archive.read(member)
+        except READ_ERRORS as error:
+            raise ValueError(f"cannot be read: {error}") from error
+
+    def _spec(self, path: str, issues: list[str]) -> Spec | None:
+        """Return the parsed spec; problems are added to ``issues``."""
+        try:
+            spec, unknown = parse_spec(self._bytes(path, MAX_SPEC_BYTES))
+        except ValidationError as error:
+            issues += [f"{path}: {_field(each['loc'])}{each['msg']}" for each in error.errors(include_url=False)]
+            return None
+        except ValueError as error:
+            issues.append(f"{path} {error}")
+            return None
+        self.warnings += [f"{path}: {key} is not known and not kept" for key in unknown]
+        return spec
+
+    def _notebook_issues(self, spec_path: str, path: str) -> Iterator[str]:
+        if path not in self._members:
+            yield f"{spec_path} has no notebook {path}"
+            return
+        try:
+            data = self._bytes(path, MAX_NOTEBOOK_BYTES)
+        except ValueError as error:
+            yield f"{path} {error}"
+            return
+        yield from (f"{path} {issue}" for issue in notebook_issues(data))
+
+    def _image_issues(self, image: tuple[str, int]) -> Iterator[str]:
+        path, height = image
+        with self._archive.open(path) as stream:
+            head = stream.read(_PNG.size)
+        if len(head) < _PNG.size or (fields := _PNG.unpack(head))[:2] != (b"\x89PNG\r\n\x1a\n", b"IHDR"):
+            yield f"{path} is not a PNG image"
+        elif fields[3] == 0 or fields[3] % height != 0:
+            yield f"{path} is {fields[3]} pixels high; its name says {height}, or a whole multiple of it"
+
+
+def _is_packaging(name: str) -> bool:
+    """Tell whether a path belongs to the wheel's own description, and not to an import package."""
+    return name.split("/", 1)[0].endswith((".dist-info", ".data"))
+
+
+def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[str]]:
+    return [match for name in names if (match := pattern.fullmatch(name)) is not None]
+
+
+def _images(matches: Iterable[re.Match[str]]) -> Mapping[tuple[str, str], tuple[str, int]]:
+    """Return path and height of the highest picture for each (package, name)."""
+    ordered = sorted(matches, key=lambda match: int(match["height"]))
+    return {(match["package"], match["name"]): (match[0], int(match["height"])) for match in ordered}
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    return "".join(f"{part}: " for part in location)
+
+
+def parse_spec(data: bytes) -> tuple[Spec, tuple[str, ...]]:
+    """Return a spec and its keys that are not known. Raises ValueError, of which pydantic's is one kind."""
+    document = parse_yaml(data)
+    if not isinstance(document, dict):
+        raise ValueError("is not a YAML mapping")  # noqa: TRY004 - one error for all that a file may hold
+    known = {str(field.alias) for field in Spec.model_fields.values()}
+    kept = {key: value for key, value in document.items() if key in known}
+    kept["options"] = _options(document.get("options"))
+    return Spec.model_validate(kept), tuple(str(key) for key in document if key not in known)
+
+
+def _options(value: object) -> list[object]:
+    """Turn the spec's list of mappings from a name to a description into a list of plain mappings."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ValueError("options is not a list")  # noqa: TRY004 - as above
+    return [_option(entry) for entry in value]
+
+
+def _option(entry: object) -> object:
+    if not isinstance(entry, dict) or len(entry) != 1:
+        raise ValueError("options does not hold mappings from one name to its description")
+    [(name, described)] = entry.items()
+    if not isinstance(described, dict | None):
+        raise ValueError(f"option {name} is not a mapping")  # noqa: TRY004 - as above
+    known = {field.alias for field in Option.model_fields.values()}
+    return {key: value for key, value in (described or {}).items() if key in known} | {"name": name}
+
+
+class _Loader(yaml.CSafeLoader):
+    """Plain values only; a date stays the text that the author wrote, since JSON has no dates."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way
+        first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:timestamp"]
+        for first, rules in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def parse_yaml(data: bytes) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Return one YAML document. Raises ValueError, also for aliases and deep nesting, which specs do not need.
+
+    Aliases make a few bytes mean gigabytes, and PyYAML's C loader overruns its stack on deep nesting.
+    """
+    try:
+        depth = 0
+        for event in yaml.parse(data, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("uses YAML aliases, which are not accepted")  # noqa: TRY004 - as above
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _NESTING:
+                raise ValueError("is nested too deeply")
+        return yaml.load(data, Loader=_Loader)  # noqa: S506 - derived from the safe loader
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not valid YAML: {_one_line(error)}") from error
+
+
+def notebook_issues(data: bytes) -> list[str]:
+    """Return why these bytes are not a notebook that Jupyter opens; empty when they are."""
+    # It brings a schema library that nothing else here needs.
+    from nbformat.validator import ValidationError as Invalid  # noqa: PLC0415
+    from nbformat.validator import validate  # noqa: PLC0415
+
+    try:
+        document = json.loads(data.decode())
+        _give_ids(document)
+        validate(document)
+    except Invalid as error:
+        return [f"is not a valid notebook: {_one_line(error)}"]
+    except (ValueError, RecursionError) as error:
+        return [f"is not JSON: {_one_line(error)}"]
+    except (AttributeError, KeyError, TypeError) as error:
+        # nbformat looks for the version before it validates, and trusts what it finds.
+        return [f"is not a notebook: {_one_line(error)}"]
+    return []
+
+
+def _give_ids(document: Any) -> None:  # noqa: ANN401 - whatever JSON holds
+    """Give every cell an id, as Jupyter does on opening: a missing or repeated one is no reason to refuse."""
+    if (document["nbformat"], document["nbformat_minor"]) >= (4, 5):
+        for number, cell in enumerate(document["cells"]):
+            cell["id"] = f"cell-{number}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
