@@ -4,6 +4,7 @@ import base64
 import hashlib
 import posixpath
 import stat
+import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ MAX_EXPANDED_BYTES = 8 * 2**30
 MAX_TEXT_BYTES = 16 * 2**20
 """For a file that is read into memory whole: METADATA, WHEEL, RECORD."""
 
-READ_ERRORS = (BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError)
+READ_ERRORS = (BadZipFile, zlib.error, struct.error, ValueError, EOFError, NotImplementedError, RuntimeError)
 """What ``zipfile`` raises over archives that lie about themselves."""
 
 _READ_BYTES = 2**20
@@ -36,6 +37,9 @@ def safety_issues(archive: ZipFile) -> list[str]:
         return [f"holds {len(members)} files, more than {MAX_MEMBERS}"]
     expanded_bytes = sum(member.file_size for member in members)
     issues = [issue for member in members for issue in _member_issues(member)]
+    # Not left to reading: a seek to a negative place looks like an error of the disk.
+    end = archive.start_dir
+    issues += [f"{each.filename!r} lies outside of the file" for each in members if not 0 <= each.header_offset < end]
     if expanded_bytes > MAX_EXPANDED_BYTES:
         issues.append(f"unpacks to {expanded_bytes} bytes, more than {MAX_EXPANDED_BYTES}")
     # Which one of two equal names wins differs between installers, so one could check what another runs.

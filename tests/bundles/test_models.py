@@ -33,6 +33,7 @@ DOCUMENT: dict[str, Any] = {
             "description": "Bars.",
             "recipe": {"org.acme.Find": {"pattern": "*"}},
             "dataTable": "org.acme.Table",
+            "additionalDataTables": {"file": "org.acme.Other"},
             "options": [
                 {
                     "name": "top",

@@ -1,0 +1,211 @@
+import os
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.version import Version
+
+from bundles import archive as archive_module
+from bundles.check import check_wheel
+from bundles.errors import BrokenWheel, BundleError, HashMismatch, WrongTarget
+from bundles.models import Origin
+from tests.bundles.factory import TARGET
+from tests.support.wheels import build_wheel, corrupt, link, record_hash, sha256
+
+
+def _origin(file: Path, **changes: Any) -> Origin:
+    return Origin(filename=file.name, index="pypi[0]", sha256=sha256(file)).model_copy(update=changes)
+
+
+def _issues(file: Path) -> str:
+    with pytest.raises(BrokenWheel) as caught:
+        check_wheel(file, _origin(file), TARGET)
+    assert caught.value.filename == file.name
+    assert str(file.parent) not in str(caught.value)
+    return "\n".join(caught.value.issues)
+
+
+def test_sound_wheel_is_described(tmp_path: Path) -> None:
+    file = build_wheel(
+        tmp_path, "Acme.Charts", "1.0.0", requires=["a>=1", "b; extra=='x'"], extras=["X"], requires_python=">=3.8"
+    )
+    checked = check_wheel(file, _origin(file, yanked="a reason"), TARGET)
+    assert checked.wheel.name == "acme-charts"
+    assert checked.wheel.version == "1.0.0"
+    assert checked.wheel.sha256 == sha256(file)
+    assert checked.wheel.size_bytes == file.stat().st_size
+    assert checked.wheel.index == "pypi[0]"
+    assert checked.wheel.yanked == "a reason"
+    assert checked.metadata.version == Version("1.0.0")
+    assert [str(each) for each in checked.metadata.requires] == ["a>=1", 'b; extra == "x"']
+    assert checked.metadata.extras == {"x"}
+
+
+def test_index_without_a_promise_is_accepted(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a")
+    assert check_wheel(file, _origin(file, sha256=None), TARGET).wheel.sha256 == sha256(file)
+
+
+def test_file_from_nowhere_is_refused(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a")
+    with pytest.raises(BrokenWheel, match="no index is known"):
+        check_wheel(file, None, TARGET)
+
+
+def test_other_bytes_than_promised(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a")
+    with pytest.raises(HashMismatch) as caught:
+        check_wheel(file, _origin(file, sha256="0" * 64), TARGET)
+    assert caught.value.expected == "0" * 64
+    assert caught.value.actual == sha256(file)
+
+
+@pytest.mark.parametrize(
+    "tag", ["cp312-cp312-manylinux_2_17_x86_64", "cp311-cp311-manylinux_2_36_x86_64", "cp311-cp311-win_amd64"]
+)
+def test_tags_of_another_target(tmp_path: Path, tag: str) -> None:
+    file = build_wheel(tmp_path, "a", tag=tag)
+    with pytest.raises(WrongTarget, match=r"glibc 2\.35"):
+        check_wheel(file, _origin(file), TARGET)
+
+
+@pytest.mark.parametrize(("requires", "fits"), [("<3.11", False), (">=3.12", False), (">=3.11.1", True), ("", True)])
+def test_requires_python(tmp_path: Path, requires: str, fits: bool) -> None:  # noqa: FBT001 - a table's column
+    file = build_wheel(tmp_path, "a", requires_python=requires)
+    if fits:
+        check_wheel(file, _origin(file), TARGET)
+    else:
+        with pytest.raises(WrongTarget, match="requires Python"):
+            check_wheel(file, _origin(file), TARGET)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"metadata_name": "other"}, "METADATA is of other 1.0, the file name says a 1.0"),
+        ({"metadata_version": "2.0"}, "METADATA is of a 2.0, the file name says a 1.0"),
+        ({"metadata": b"Metadata-Version: 2.1\nName: a\nName: b\nVersion: 1.0\n"}, "METADATA is of None"),
+        ({"metadata": b"\xff\xfe"}, "METADATA cannot be read"),
+        ({"without": ["METADATA"]}, "METADATA is missing"),
+        ({"without": ["WHEEL"]}, "WHEEL is missing"),
+        ({"without": ["RECORD"]}, "RECORD is missing"),
+        ({"wheel_version": "2.0"}, "version 1 of the wheel format"),
+        ({"requires": ["not a requirement!"]}, "Requires-Dist 'not a requirement!' is not valid"),
+        ({"requires_python": "three"}, "Requires-Python 'three' is not valid"),
+        ({"members": [("a-2.dist-info/METADATA", b"")]}, "has 2 .dist-info folders"),
+        ({"members": [("a/extra.py", b"1")]}, "a/extra.py is not named in RECORD"),
+        ({"record": {"a/gone.py": (record_hash(b""), "0")}}, "a/gone.py is named in RECORD but missing"),
+        ({"record": {"a/__init__.py": (record_hash(b"other"), "5")}}, "a/__init__.py is not what RECORD says"),
+        ({"record": {"a/__init__.py": ("", "")}}, "no hash for a/__init__.py"),
+        ({"record": {"a/__init__.py": (record_hash(b"", "md5"), "0")}}, "or only a weak one"),
+        ({"record": {"a/__init__.py": ("sha256", "x")}}, "RECORD: a/__init__.py"),
+        ({"record": {"a/__init__.py": None}}, "a/__init__.py is not named in RECORD"),
+        ({"members": [("../evil.py", b"1")]}, "'../evil.py' is not a plain relative path"),
+        ({"members": [("/etc/evil", b"1")]}, "'/etc/evil' is not a plain relative path"),
+        ({"members": [("a/../../evil", b"1")]}, "is not a plain relative path"),
+        ({"members": [("a//b", b"1")]}, "is not a plain relative path"),
+        ({"members": [("a\\b", b"1")]}, "is not a plain relative path"),
+        ({"members": [("c:evil", b"1")]}, "is not a plain relative path"),
+        ({"members": [("a/line\nbreak", b"1")]}, "is not a plain relative path"),
+        ({"members": [(link("a/link"), b"/etc/passwd")]}, "'a/link' is a link"),
+        ({"compression": zipfile.ZIP_LZMA}, "compressed in a way that not every installer reads"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
+    assert expected in _issues(build_wheel(tmp_path, "a", **options))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_duplicate_names(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a", members=[("a/__init__.py", b"another")])
+    assert "'a/__init__.py' is there 2 times" in _issues(file)
+
+
+def test_every_issue_is_reported_not_the_first(tmp_path: Path) -> None:
+    file = build_wheel(
+        tmp_path,
+        "a",
+        metadata_version="2.0",
+        wheel_version="9.0",
+        members=[("a/x", b"1"), ("a/y", b"2")],
+        record={"a/gone": (record_hash(b""), "0")},
+    )
+    with pytest.raises(BrokenWheel) as caught:
+        check_wheel(file, _origin(file), TARGET)
+    assert len(caught.value.issues) == 5
+
+
+def test_wrong_crc(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a", files={"a/data.bin": os.urandom(5000)})
+    corrupt(file, "a/data.bin")
+    assert "a/data.bin cannot be read" in _issues(file)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 300, -30])
+def test_truncated_file(tmp_path: Path, kept: int) -> None:
+    file = build_wheel(tmp_path, "a")
+    file.write_bytes(file.read_bytes()[:kept])
+    assert "not a readable archive" in _issues(file)
+
+
+def test_something_else_under_a_wheels_name(tmp_path: Path) -> None:
+    file = tmp_path / "a-1.0-py3-none-any.whl"
+    file.write_bytes(b"<html>Please log in</html>")
+    assert "not a readable archive" in _issues(file)
+
+
+def test_name_that_is_not_a_wheels(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a").rename(tmp_path / "a.whl")
+    assert "Invalid wheel filename" in _issues(file)
+
+
+def test_wheel_of_one_package_under_the_name_of_another(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "evil").rename(tmp_path / "good-1.0-py3-none-any.whl")
+    assert "does not belong to good 1.0" in _issues(file)
+
+
+def test_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "MAX_MEMBERS", 3)
+    assert "more than 3" in _issues(build_wheel(tmp_path, "many"))
+
+
+def test_expansion_is_bounded_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_module, "MAX_EXPANDED_BYTES", 2**20)
+    file = build_wheel(tmp_path, "a", files={"a/zeros": bytes(2**21)})
+    assert file.stat().st_size < 2**14
+    assert _issues(file).startswith("unpacks to")
+
+
+def test_signature_of_record_stands_outside_of_it(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a", members=[("a-1.0.dist-info/RECORD.jws", b"{}")])
+    check_wheel(file, _origin(file), TARGET)
+
+
+def test_local_version_and_build_number(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a", "1.0+cu118", build="2")
+    assert check_wheel(file, _origin(file), TARGET).wheel.version == "1.0+cu118"
+
+
+def test_a_broken_wheel_is_not_taken_for_a_sound_one_of_the_same_name(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a")
+    check_wheel(file, _origin(file), TARGET)
+    file = build_wheel(tmp_path, "a", metadata_version="2.0")
+    assert "METADATA" in _issues(file)
+
+
+def test_any_damage_is_noticed_or_harmless_but_never_an_unknown_error(tmp_path: Path) -> None:
+    sound = build_wheel(tmp_path / "sound", "a", files={"a/data.txt": b"some text " * 50}).read_bytes()
+    chance = random.Random(7)  # noqa: S311 - damage that can be repeated
+    for _ in range(400):
+        damaged = bytearray(sound)
+        for _ in range(chance.randint(1, 3)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        file = tmp_path / "a-1.0-py3-none-any.whl"
+        file.write_bytes(damaged)
+        try:
+            checked = check_wheel(file, _origin(file), TARGET)
+        except BundleError:
+            continue
+        assert checked.metadata.name == "a"
