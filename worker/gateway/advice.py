@@ -7,7 +7,10 @@ _BY_KIND = {
     ErrorKind.AUTHENTICATION: (
         "Check {index}.username and {index}.password, or {index}.bearerToken; the index does not accept them."
     ),
-    ErrorKind.FORBIDDEN: "Check what the user of {index}.username or {index}.bearerToken may read there.",
+    ErrorKind.FORBIDDEN: (
+        "Check what the user of {index}.username or {index}.bearerToken may read there; some indexes say so "
+        "of a wrong {index}.password too."
+    ),
     ErrorKind.TLS: (
         "Have the index's authority trusted: install it in the system's store or name its file in "
         "REQUESTS_CA_BUNDLE. {index}.skipSsl=true turns verification off for this index."

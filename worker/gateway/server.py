@@ -41,6 +41,14 @@ class Application:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Body:
         """Answer one request."""
+        body = self._answer(environ, start_response)
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return body
+        if isinstance(body, _Stream):
+            body.close()
+        return ()
+
+    def _answer(self, environ: Environ, start_response: StartResponse) -> Body:
         parts = environ["PATH_INFO"].split("/")[1:]
         try:
             if parts[0] == "control":
@@ -125,9 +133,6 @@ def _deliver(delivery: Delivery, environ: Environ, start_response: StartResponse
     if status is HTTPStatus.PARTIAL_CONTENT:
         headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
     start_response(_line(status), headers)
-    if environ["REQUEST_METHOD"] == "HEAD":
-        delivery.close()
-        return ()
     return _Stream(delivery, start, stop)
 
 

@@ -1,0 +1,173 @@
+"""Pages as real servers write them, read and written again."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pypi_simple import ProjectPage
+
+from config.settings import Target
+from tests.support.index_server import JSON_TYPE, IndexServer
+from tests.worker.gateway.conftest import MakeGateway, MakeIndex, get, index_settings
+from worker.gateway.pages import HTML_TYPE, NotSimple, Page, read
+
+URL = "https://index.example/simple/demo/"
+SHA256 = "ab" * 32
+
+
+def html(*links: str) -> bytes:
+    return ("<!DOCTYPE html><html><body>" + "<br>".join(links) + "</body></html>").encode()
+
+
+def read_html(*links: str) -> Page:
+    return read("demo", URL, "text/html; charset=utf-8", html(*links))
+
+
+def read_json(*files: dict[str, object], **more: object) -> Page:
+    document = {"meta": {"api-version": "1.1"}, "name": "demo", "files": files, **more}
+    return read("demo", URL, JSON_TYPE, json.dumps(document).encode())
+
+
+@pytest.mark.parametrize(
+    ("href", "url"),
+    [
+        ("demo-1.0-py3-none-any.whl", URL + "demo-1.0-py3-none-any.whl"),
+        ("../../f/demo-1.0-py3-none-any.whl#sha256=" + SHA256, "https://index.example/f/demo-1.0-py3-none-any.whl"),
+        ("//cdn.example/demo-1.0-py3-none-any.whl?sig=1", "https://cdn.example/demo-1.0-py3-none-any.whl?sig=1"),
+        ("https://cdn.example/a/demo-1.0-py3-none-any.whl", "https://cdn.example/a/demo-1.0-py3-none-any.whl"),
+    ],
+)
+def test_links_are_resolved(href: str, url: str) -> None:
+    [file] = read_html(f'<a href="{href}">demo-1.0-py3-none-any.whl</a>').files
+    assert (file.filename, file.url, file.version) == ("demo-1.0-py3-none-any.whl", url, "1.0")
+
+
+def test_base_element_counts() -> None:
+    link = '<base href="https://other.example/"><a href="demo-1.0-py3-none-any.whl">demo-1.0-py3-none-any.whl</a>'
+    assert read_html(link).files[0].url == "https://other.example/demo-1.0-py3-none-any.whl"
+
+
+def test_directory_listings_that_shorten_names() -> None:
+    link = '<a href="demo-1.0-cp311-cp311-manylinux_2_28_x86_64.whl">demo-1.0-cp311-cp311-manyli..&gt;</a>'
+    [file] = read_html('<a href="../">../</a>', link).files
+    assert file.filename == "demo-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+
+
+def test_local_versions_are_escaped() -> None:
+    page = read_html('<a href="demo-1.0%2Bcu1-py3-none-any.whl">demo-1.0+cu1-py3-none-any.whl</a>')
+    [file] = page.files
+    assert (file.filename, file.version) == ("demo-1.0+cu1-py3-none-any.whl", "1.0+cu1")
+    [written] = json.loads(page.view(Target()).json)["files"]
+    assert written["url"] == "../../files/demo/demo-1.0%2Bcu1-py3-none-any.whl"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "other-1.0-py3-none-any.whl",
+        "demo-1.0-py3-none-../../../etc/x.whl",
+        "demo-one-py3-none-any.whl",
+        "demo-1.0-py3-none-any\n.whl",
+        "démo-1.0-py3-none-any.whl",
+        ".demo-1.0-py3-none-any.whl",
+        "demo-1.0-py3-none-any.whl.exe",
+    ],
+)
+def test_names_that_are_unsound_or_of_others_are_dropped(name: str) -> None:
+    assert read_json({"filename": name, "url": "x", "hashes": {}}).files == ()
+
+
+def test_nothing_is_lost_on_the_way() -> None:
+    entry = {
+        "filename": "demo-1.0-py3-none-any.whl",
+        "url": "x.whl",
+        "hashes": {"sha256": SHA256, "md5": "cd"},
+        "requires-python": ">=3.8",
+        "size": 5,
+        "upload-time": "2026-01-02T03:04:05.000006Z",
+        "yanked": "broken <on> Tuesdays",
+        "core-metadata": {"sha256": "ef" * 32},
+    }
+    view = read_json(entry).view(Target())
+    document = json.loads(view.json)
+    assert document["files"] == [{**entry, "url": "../../files/demo/demo-1.0-py3-none-any.whl"}]
+    assert document["meta"] == {"api-version": "1.1"}
+    [link] = ProjectPage.from_html("demo", view.html, "http://gateway/t/simple/demo/").packages
+    assert link.url == "http://gateway/t/files/demo/demo-1.0-py3-none-any.whl"
+    assert (link.digests, link.requires_python) == ({"sha256": SHA256}, ">=3.8")
+    assert (link.is_yanked, link.yanked_reason) == (True, "broken <on> Tuesdays")
+    assert link.metadata_digests == {"sha256": "ef" * 32}
+
+
+def test_html_attributes_are_read() -> None:
+    link = (
+        f'<a href="demo-1.0-py3-none-any.whl#sha256={SHA256}" data-requires-python="&gt;=3.9" data-yanked="" '
+        f'data-core-metadata="sha256={SHA256}">demo-1.0-py3-none-any.whl</a>'
+    )
+    [file] = read_html(link).files
+    assert (file.sha256, file.requires_python, file.yanked) == (SHA256, ">=3.9", "")
+    assert file.metadata == {"sha256": SHA256}
+
+
+def test_a_page_without_sizes_is_of_the_older_version() -> None:
+    document = json.loads(read_html('<a href="demo-1.0-py3-none-any.whl">x</a>').view(Target()).json)
+    assert document["meta"] == {"api-version": "1.0"}
+
+
+def test_an_empty_project_is_a_page() -> None:
+    assert read_html().files == ()
+    assert read_html('<a href="../">..</a>').files == ()
+    assert read_json().files == ()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "reason"),
+    [
+        ("text/html", b"<form action=/sso><input name=u><input TYPE='password'></form>", "login form"),
+        ("text/html", b"<html><script src=app.js></script>", "for people"),
+        ("text/plain", b"hello", "neither JSON nor HTML"),
+        ("", b"hello", "of no type"),
+        (JSON_TYPE, b"[]", "not a simple page"),
+        (JSON_TYPE, b"{", "not a simple page"),
+        (JSON_TYPE, b'{"name":"demo","files":[{}],"meta":{"api-version":"1.0"}}', "not a simple page"),
+        (JSON_TYPE, b'{"name":"demo","files":[],"meta":{"api-version":"2.0"}}', "version"),
+        ("text/html", b'<meta name="pypi:repository-version" content="2.0">', "version"),
+        ("text/html; charset=klingon", b"x", "cannot be read"),
+    ],
+)
+def test_what_is_not_a_page_is_said_to_be_so(content_type: str, body: bytes, reason: str) -> None:
+    with pytest.raises(NotSimple, match=reason) as caught:
+        read("demo", URL, content_type, body)
+    assert caught.value.login == (reason == "login form")
+
+
+@given(body=st.binary(max_size=300), content_type=st.sampled_from([JSON_TYPE, "text/html", HTML_TYPE, "a/b"]))
+def test_any_bytes_are_a_page_or_are_not(body: bytes, content_type: str) -> None:
+    try:
+        page = read("demo", URL, content_type, body)
+    except NotSimple:
+        return
+    assert page.view(Target()).html
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (f"{JSON_TYPE}, {HTML_TYPE}; q=0.1, text/html; q=0.01", JSON_TYPE),
+        (f"{HTML_TYPE}, text/html", HTML_TYPE),
+        ("text/html", "text/html; charset=utf-8"),
+        ("*/*", "text/html; charset=utf-8"),
+    ],
+)
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_content_is_negotiated(
+    accept: str, expected: str, form: str, make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index: IndexServer = make_index(forms=(form,))
+    index.add("demo-1.0-py3-none-any.whl", b"1")
+    with make_gateway(index_settings(index)).session() as session:
+        answer = get(session, "simple/demo/", Accept=accept)
+    assert answer.headers["Content-Type"] == expected
+    assert "demo-1.0-py3-none-any.whl" in answer.text
+    assert index.origin not in answer.text
