@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
@@ -102,6 +103,13 @@ class Option(Document):
     """The only values it takes, when the spec lists them."""
 
 
+def _name_or_mapping(value: object) -> object:
+    # Said before the union is tried, which would complain once for each of its members.
+    if not isinstance(value, str | dict):
+        raise ValueError("must be a recipe's name, or a mapping of its name to its options")  # noqa: TRY004
+    return value
+
+
 class Spec(Document):
     """What the author of a visualization wrote about it."""
 
@@ -109,7 +117,7 @@ class Spec(Document):
     name: Text
     display_name: Text
     description: str
-    recipe: Text | dict[str, JsonValue]
+    recipe: Annotated[Text | dict[str, JsonValue], BeforeValidator(_name_or_mapping)]
     """The recipe's name, or a mapping of its name to its options."""
     data_table: Text
     additional_data_tables: dict[str, JsonValue] = Field(default_factory=dict)

@@ -26,6 +26,8 @@ _IMAGE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/]+)\.(?P<height>[1-9]\d
 _PNG = struct.Struct(">8s4x4sII")
 """PNG specification: the signature, then the IHDR chunk with width and height."""
 _NESTING = 100
+_NOTEBOOK_FORMATS = (3, 4)
+"""Named here, since nbformat imports the module that a notebook's version names before it looks any further."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def find(archive: ZipFile) -> Found:
     Nothing in the archive makes this raise: what cannot be used is an issue, what is only odd a warning.
     """
     search = _Search(archive)
-    found = [each for match in search.specs for each in search.read(match)]
+    found = sorted((each for match in search.specs for each in search.read(match)), key=lambda each: each.notebook)
     search.compare(found)
     return Found(tuple(found), tuple(search.issues), tuple(search.warnings))
 
@@ -106,7 +108,7 @@ class _Search:
         try:
             spec, unknown = parse_spec(self._bytes(path, MAX_SPEC_BYTES))
         except ValidationError as error:
-            issues += [f"{path}: {_field(each['loc'])}{each['msg']}" for each in error.errors(include_url=False)]
+            issues += [f"{path}: {issue}" for issue in _schema_issues(error)]
             return None
         except ValueError as error:
             issues.append(f"{path} {error}")
@@ -150,8 +152,10 @@ def _images(matches: Iterable[re.Match[str]]) -> Mapping[tuple[str, str], tuple[
     return {(match["package"], match["name"]): (match[0], int(match["height"])) for match in ordered}
 
 
-def _field(location: tuple[int | str, ...]) -> str:
-    return "".join(f"{part}: " for part in location)
+def _schema_issues(error: ValidationError) -> Iterator[str]:
+    for each in error.errors(include_url=False):
+        place = "".join(f"{part}: " for part in each["loc"])
+        yield f"{place}{each['msg'].removeprefix('Value error, ')}"
 
 
 def parse_spec(data: bytes) -> tuple[Spec, tuple[str, ...]]:
@@ -219,6 +223,8 @@ def notebook_issues(data: bytes) -> list[str]:
 
     try:
         document = json.loads(data.decode())
+        if document["nbformat"] not in _NOTEBOOK_FORMATS:
+            return [f"is of notebook format {document['nbformat']!r}, and only {_NOTEBOOK_FORMATS} are known"]
         _give_ids(document)
         validate(document)
     except Invalid as error:
@@ -226,7 +232,7 @@ def notebook_issues(data: bytes) -> list[str]:
     except (ValueError, RecursionError) as error:
         return [f"is not JSON: {_one_line(error)}"]
     except (AttributeError, KeyError, TypeError) as error:
-        # nbformat looks for the version before it validates, and trusts what it finds.
+        # What is not even a mapping with a version, or with cells, cannot be put to the schema.
         return [f"is not a notebook: {_one_line(error)}"]
     return []
 

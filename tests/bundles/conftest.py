@@ -1,6 +1,5 @@
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
@@ -18,10 +17,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(params=["file", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> StorageSettings:
+def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StorageSettings:
     """Settings of an empty store; every test that takes it runs over local files and over S3."""
     if request.param == "file":
-        return StorageSettings(uri=f"file://{tmp_path}/store")
+        return StorageSettings(uri=f"file://{tmp_path_factory.mktemp('store')}")
     server: S3Server = request.getfixturevalue("s3_server")
     return server.storage(f"prefix-{next(_PREFIXES)}")
 
@@ -32,5 +31,5 @@ def store(storage: StorageSettings) -> ObjectStore:
 
 
 @pytest.fixture
-def local_store(tmp_path: Path) -> ObjectStore:
-    return open_store(StorageSettings(uri=f"file://{tmp_path}/local-store"))
+def local_store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    return open_store(StorageSettings(uri=f"file://{tmp_path_factory.mktemp('store')}"))

@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
 from pydantic import SecretStr
 
 from config.settings import StorageSettings
@@ -153,11 +155,21 @@ def _die_with_parent() -> None:
 
 
 def _ready(process: subprocess.Popen[bytes], master_port: int, server: S3Server) -> bool:
-    """Wait until the bucket answers and data can be placed, or the process ends."""
-    port = int(server.endpoint_url.rsplit(":", 1)[1])
+    """Wait until the bucket is there and data can be placed; False when the process ends or takes too long."""
+    bucket = S3Store(
+        server.bucket,
+        config={
+            "endpoint": server.endpoint_url,
+            "region": "us-east-1",
+            "access_key_id": server.access_key,
+            "secret_access_key": server.secret_key,
+        },
+        client_options={"allow_http": True, "allow_invalid_certificates": True},
+        retry_config={"max_retries": 0},
+    )
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if _can_place(master_port) and _listens(port):
+        if _can_place(master_port) and _exists(bucket):
             return True
         time.sleep(0.05)
     return False
@@ -168,10 +180,14 @@ def _can_place(master_port: int) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{master_port}/dir/assign", timeout=2) as answer:
             return "fid" in json.load(answer)
-    except (OSError, urllib.error.URLError, ValueError):
+    except (OSError, ValueError):
         return False
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _exists(bucket: S3Store) -> bool:
+    """Whether the bucket, which is made some time after the server listens, can be listed."""
+    try:
+        obstore.list_with_delimiter(bucket)
+    except (BaseError, OSError):
+        return False
+    return True

@@ -119,7 +119,7 @@ def visualization_files(package: str, names: Iterable[str]) -> dict[str, bytes]:
     return files
 
 
-def spec(name: str, **changes: object) -> bytes:
+def spec(name: str, /, **changes: object) -> bytes:
     """Return a visualization's spec; ``changes`` replace its entries, None takes one away."""
     document: dict[str, object] = {
         "type": SPEC_TYPE,

@@ -1,0 +1,104 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from bundles.catalog import entries, find, published
+from bundles.errors import BrokenBundle, NotPublished
+from bundles.layout import bundle_folder
+from bundles.models import Bundle
+from bundles.publish import publish
+from bundles.store import ObjectStore
+from config.settings import Target
+from tests.bundles.factory import bundled, charts
+from tests.support.wheels import build_wheel
+
+
+def _publish(store: ObjectStore, directory: Path, name: str, version: str) -> Bundle:
+    folder = directory / f"{name}-{version}"
+    build_wheel(folder, name, version, visualizations=["bars"])
+    bundle = bundled(folder, name)
+    publish(store, bundle, folder)
+    return bundle
+
+
+def test_empty_store_has_nothing(store: ObjectStore) -> None:
+    assert list(published(store)) == []
+    with pytest.raises(NotPublished, match="acme-charts is not published"):
+        find(store, "acme-charts")
+
+
+def test_published_are_ordered_by_name_and_newest_version_first(store: ObjectStore, tmp_path: Path) -> None:
+    for name, version in (("b", "1.0"), ("a", "1.9"), ("a", "1.10"), ("a", "1.10rc1")):
+        _publish(store, tmp_path, name, version)
+    assert [(each.name, each.version) for each in published(store)] == [
+        ("a", "1.10"),
+        ("a", "1.10rc1"),
+        ("a", "1.9"),
+        ("b", "1.0"),
+    ]
+
+
+def test_find_takes_the_newest_version_by_pep_440(store: ObjectStore, tmp_path: Path) -> None:
+    for version in ("1.9", "1.10", "2.0rc1"):
+        _publish(store, tmp_path, "acme-charts", version)
+    _publish(store, tmp_path, "acme-charts-extra", "9.0")
+    assert find(store, "Acme_Charts").version == "1.10"
+    assert find(store, "acme-charts", "2.0.rc1").version == "2.0rc1"
+    assert find(store, "acme-charts", "1.9.0").version == "1.9"
+
+
+def test_find_takes_a_pre_release_when_there_is_nothing_else(local_store: ObjectStore, tmp_path: Path) -> None:
+    _publish(local_store, tmp_path, "a", "1.0rc1")
+    assert find(local_store, "a").version == "1.0rc1"
+
+
+@pytest.mark.parametrize("version", ["1.1", "not a version", ""])
+def test_version_that_is_not_there(local_store: ObjectStore, tmp_path: Path, version: str) -> None:
+    _publish(local_store, tmp_path, "a", "1.0")
+    with pytest.raises(NotPublished, match="a=="):
+        find(local_store, "a", version)
+
+
+def test_find_takes_the_newest_bundle_of_a_version(local_store: ObjectStore, tmp_path: Path) -> None:
+    old = charts(tmp_path)
+    new = bundled(tmp_path, "acme-charts", target=Target(glibc="2.39"))
+    new = new.model_copy(update={"created_at": old.created_at + timedelta(hours=1)})
+    for bundle in (new, old):
+        publish(local_store, bundle, tmp_path)
+    assert find(local_store, "acme-charts") == new
+    assert list(published(local_store)) == [new, old]
+
+
+def test_incomplete_bundles_are_not_there(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = charts(tmp_path)
+    publish(local_store, bundle, tmp_path)
+    local_store.delete(f"{bundle_folder(bundle)}/bundle.json")
+    assert list(entries(local_store)) == []
+    with pytest.raises(NotPublished):
+        find(local_store, "acme-charts")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"{", "Invalid JSON"), (b'{"schemaVersion": 2}', "schemaVersion"), (None, "it describes another bundle")],
+)
+def test_broken_manifest_is_named(
+    local_store: ObjectStore, tmp_path: Path, content: bytes | None, expected: str
+) -> None:
+    bundle = charts(tmp_path)
+    path = f"{bundle_folder(bundle)}/bundle.json"
+    other = bundle.model_copy(update={"version": "7.0"})
+    local_store.put_bytes(path, other.to_json() if content is None else content)
+    with pytest.raises(BrokenBundle, match=expected) as caught:
+        find(local_store, "acme-charts")
+    assert caught.value.path == path
+
+
+def test_strange_folders_are_reported_or_passed_over(local_store: ObjectStore) -> None:
+    local_store.put_bytes("bundles/readme.txt", b"1")
+    local_store.put_bytes("bundles/a/1.0/x/images/bundle.json", b"1")
+    assert list(published(local_store)) == []
+    local_store.put_bytes("bundles/a/one/x/bundle.json", b"1")
+    with pytest.raises(BrokenBundle, match="'one' is not a version"):
+        list(published(local_store))

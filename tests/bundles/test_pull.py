@@ -1,0 +1,126 @@
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bundles.errors import BrokenBundle, HashMismatch, NotPublished
+from bundles.layout import bundle_folder, stored_wheel
+from bundles.models import Bundle
+from bundles.publish import publish
+from bundles.pull import pull
+from bundles.store import ObjectStore
+from tests.bundles.factory import charts
+
+FILES = {
+    "bundle.json",
+    "pylock.toml",
+    "requirements.txt",
+    "wheels/acme_charts-1.0-py3-none-any.whl",
+    "wheels/acme_core-0.1+local.1-cp311-cp311-manylinux_2_17_x86_64.whl",
+    "wheels/acme_data-1.5-py3-none-any.whl",
+}
+
+
+def _published(store: ObjectStore, tmp_path: Path) -> Bundle:
+    bundle = charts(tmp_path / "download")
+    publish(store, bundle, tmp_path / "download")
+    return bundle
+
+
+def _relative(directory: Path) -> set[str]:
+    return {str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()}
+
+
+def _install(lock: Path, site: Path) -> None:
+    pip = [sys.executable, "-I", "-m", "pip", "--disable-pip-version-check", "install", "--no-index"]
+    subprocess.run([*pip, "--target", site, "-r", lock], env={"HOME": str(site)}, check=True, capture_output=True)
+
+
+def test_folder_has_everything_and_installs(store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(store, tmp_path)
+    out = tmp_path / "out"
+    written = pull(store, "Acme.Charts", None, out)
+    assert {str(file.relative_to(out)) for file in written} == FILES == _relative(out)
+    assert Bundle.model_validate_json((out / "bundle.json").read_bytes()) == bundle
+    _install(out / "pylock.toml", tmp_path / "site")
+    assert (tmp_path / "site/acme_charts/bars.ipynb").exists()
+
+
+def test_zip_has_everything_and_installs(store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(store, tmp_path)
+    out = tmp_path / "out"
+    [archive] = pull(store, "acme-charts", "1.0", out, zip=True)
+    assert archive == out / f"acme-charts-1.0-{bundle.id}.zip"
+    assert _relative(out) == {archive.name}
+    with zipfile.ZipFile(archive) as packed:
+        assert set(packed.namelist()) == FILES
+        assert packed.testzip() is None
+        packed.extractall(tmp_path / "unpacked")
+    _install(tmp_path / "unpacked/pylock.toml", tmp_path / "site")
+    first = archive.read_bytes()
+    pull(store, "acme-charts", "1.0", out, zip=True)
+    assert archive.read_bytes() == first
+
+
+def test_what_is_there_and_right_is_kept_and_the_rest_replaced(store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(store, tmp_path)
+    out = tmp_path / "out"
+    pull(store, "acme-charts", None, out)
+    kept, wrong, gone = (out / "wheels" / wheel.filename for wheel in bundle.wheels)
+    os.utime(kept, (1, 1))
+    wrong.write_bytes(b"half of it")
+    gone.unlink()
+    (out / "wheels" / f".{gone.name}.partial").write_bytes(b"left over from an interruption")
+    assert {str(file.relative_to(out)) for file in pull(store, "acme-charts", None, out)} == FILES == _relative(out)
+    assert kept.stat().st_mtime == 1
+    assert wrong.stat().st_size == bundle.wheels[1].size_bytes
+
+
+def test_not_published(local_store: ObjectStore, tmp_path: Path) -> None:
+    with pytest.raises(NotPublished, match="nothing==1"):
+        pull(local_store, "nothing", "1", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_changed_byte_in_a_wheel_is_named_and_leaves_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(store, tmp_path)
+    path = stored_wheel(bundle.wheels[2])
+    content = bytearray(store.read(path))
+    content[len(content) // 2] ^= 1
+    store.put_bytes(path, bytes(content))
+    with pytest.raises(HashMismatch, match=r"acme_data-1\.5") as caught:
+        pull(store, "acme-charts", None, tmp_path / "out")
+    assert caught.value.expected == bundle.wheels[2].sha256
+    assert not any("acme_data" in name for name in _relative(tmp_path / "out"))
+
+
+def test_missing_wheel_is_named(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(local_store, tmp_path)
+    local_store.delete(stored_wheel(bundle.wheels[0]))
+    with pytest.raises(BrokenBundle, match=r"acme_charts-1\.0.*missing from the store"):
+        pull(local_store, "acme-charts", None, tmp_path / "out")
+
+
+def test_manifest_that_names_other_wheels_is_refused(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(local_store, tmp_path)
+    evil = bundle.wheels[0].model_copy(update={"sha256": "e" * 64})
+    changed = bundle.model_copy(update={"wheels": (evil, *bundle.wheels[1:])})
+    local_store.put_bytes(f"{bundle_folder(bundle)}/bundle.json", changed.to_json())
+    with pytest.raises(BrokenBundle, match="not those of its id"):
+        pull(local_store, "acme-charts", None, tmp_path / "out")
+
+
+def test_interrupted_zip_is_resumed(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(local_store, tmp_path)
+    out, last = tmp_path / "out", stored_wheel(bundle.wheels[2])
+    content = local_store.read(last)
+    local_store.delete(last)
+    with pytest.raises(BrokenBundle):
+        pull(local_store, "acme-charts", None, out, zip=True)
+    assert not list(out.glob("*.zip"))
+    local_store.put_bytes(last, content)
+    local_store.delete(stored_wheel(bundle.wheels[0]))  # it was fetched before, and is not needed again
+    assert pull(local_store, "acme-charts", None, out, zip=True)[0].exists()

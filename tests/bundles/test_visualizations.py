@@ -1,0 +1,197 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+
+from bundles import visualizations
+from bundles.visualizations import Found, find, notebook_issues, parse_spec, parse_yaml
+from tests.support.wheels import build_wheel, notebook, png, spec, visualization_files
+
+BARS = visualization_files("a", ["bars"])
+
+
+def _find(directory: Path, changes: dict[str, bytes | None]) -> Found:
+    files = {path: data for path, data in (BARS | changes).items() if data is not None}
+    with ZipFile(build_wheel(directory, "a", files=files)) as archive:
+        return find(archive)
+
+
+def test_visualization_is_read_whole(tmp_path: Path) -> None:
+    found = _find(tmp_path, {})
+    assert found.issues == ()
+    assert found.warnings == ()
+    [bars] = found.visualizations
+    assert bars.model_dump(mode="json") == {
+        "type": "specs.moderne.io/v1beta/visualization",
+        "name": "org.example.bars",
+        "displayName": "Bars",
+        "description": "Shows bars.\n",
+        "recipe": {"org.example.Find": {"pattern": "*"}},
+        "dataTable": "org.example.Table",
+        "additionalDataTables": {},
+        "options": [
+            {
+                "name": "top",
+                "displayName": "Top",
+                "description": "How many.",
+                "required": False,
+                "valid": ["5", "10"],
+            }
+        ],
+        "notebook": "a/bars.ipynb",
+        "image": "a/images/bars.30.png",
+    }
+
+
+def test_several_are_sorted_and_images_may_lack(tmp_path: Path) -> None:
+    files: dict[str, bytes | None] = {**visualization_files("a", ["zoo", "apple"]), "a/images/zoo.30.png": None}
+    found = _find(tmp_path, files)
+    assert [each.notebook for each in found.visualizations] == ["a/apple.ipynb", "a/bars.ipynb", "a/zoo.ipynb"]
+    assert found.visualizations[2].image is None
+
+
+def test_highest_image_wins_and_dense_ones_are_accepted(tmp_path: Path) -> None:
+    found = _find(tmp_path, {"a/images/bars.100.png": png(height=300), "a/images/other.png": b"no height"})
+    assert found.issues == ()
+    assert found.visualizations[0].image == "a/images/bars.100.png"
+
+
+def test_packages_inside_packages_count_and_packaging_does_not(tmp_path: Path) -> None:
+    nested = visualization_files("a/inner", ["lines"])
+    hidden = visualization_files("a-1.0.data/data", ["hidden"])
+    found = _find(tmp_path, {**nested, **hidden})
+    assert [each.notebook for each in found.visualizations] == ["a/bars.ipynb", "a/inner/lines.ipynb"]
+
+
+def test_package_without_specs_holds_nothing(tmp_path: Path) -> None:
+    found = _find(tmp_path, {"a/specs/bars.yml": None})
+    assert found == Found((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "expected"),
+    [
+        ("a/bars.ipynb", None, "a/specs/bars.yml has no notebook a/bars.ipynb"),
+        ("a/bars.ipynb", b"{", "a/bars.ipynb is not JSON"),
+        ("a/bars.ipynb", b"\xff\xfe{}", "a/bars.ipynb is not JSON"),
+        ("a/bars.ipynb", b"[" * 100_000, "a/bars.ipynb is not JSON"),
+        ("a/bars.ipynb", b"[]", "a/bars.ipynb is not a notebook"),
+        ("a/bars.ipynb", b"{}", "a/bars.ipynb is not a notebook"),
+        ("a/bars.ipynb", notebook(cells=[{"cell_type": "poem"}]), "a/bars.ipynb is not a valid notebook"),
+        ("a/bars.ipynb", notebook(nbformat=99), "a/bars.ipynb is of notebook format 99"),
+        ("a/bars.ipynb", notebook(nbformat="4.nbbase"), "a/bars.ipynb is of notebook format '4.nbbase'"),
+        ("a/bars.ipynb", notebook(nbformat_minor="5"), "a/bars.ipynb is not a notebook"),
+        ("a/bars.ipynb", notebook(nbformat_minor=None), "a/bars.ipynb is not a notebook"),
+        ("a/bars.ipynb", notebook(cells=5), "a/bars.ipynb is not a notebook"),
+        ("a/specs/bars.yml", b"[", "a/specs/bars.yml is not valid YAML"),
+        ("a/specs/bars.yml", b"", "a/specs/bars.yml is not a YAML mapping"),
+        ("a/specs/bars.yml", b"a: 1\n---\nb: 2\n", "a/specs/bars.yml is not valid YAML"),
+        ("a/specs/bars.yml", b"!!python/object/apply:os.system [exit]", "a/specs/bars.yml is not valid YAML"),
+        ("a/specs/bars.yml", spec("bars", type="specs.moderne.io/v9/other"), "type: "),
+        ("a/specs/bars.yml", spec("bars", displayName=None), "displayName: Field required"),
+        ("a/specs/bars.yml", spec("bars", name=" "), "name: "),
+        ("a/specs/bars.yml", spec("bars", description=5), "description: "),
+        ("a/specs/bars.yml", spec("bars", recipe=["x"]), "recipe: must be a recipe's name"),
+        ("a/specs/bars.yml", spec("bars", options={"top": {}}), "options is not a list"),
+        ("a/specs/bars.yml", spec("bars", options=["top"]), "options does not hold mappings"),
+        ("a/specs/bars.yml", spec("bars", options=[{"top": 1}]), "option top is not a mapping"),
+        ("a/specs/bars.yml", spec("bars", options=[{"top": {"required": "maybe"}}]), "options: 0: required: "),
+        ("a/images/bars.30.png", b"\xff\xd8 a photograph " * 9, "a/images/bars.30.png is not a PNG image"),
+        ("a/images/bars.30.png", b"", "a/images/bars.30.png is not a PNG image"),
+        ("a/images/bars.30.png", png(height=31), "is 31 pixels high; its name says 30"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_file(tmp_path: Path, path: str, data: bytes | None, expected: str) -> None:
+    found = _find(tmp_path, {path: data})
+    assert len(found.issues) == 1
+    assert expected in found.issues[0]
+    assert found.visualizations == ()
+
+
+def test_every_issue_is_reported(tmp_path: Path) -> None:
+    found = _find(
+        tmp_path,
+        {
+            "a/specs/bars.yml": spec("bars", name=None, dataTable=None),
+            "a/bars.ipynb": b"{",
+            "a/images/bars.30.png": b"",
+            "a/specs/alone.yml": spec("alone"),
+        },
+    )
+    assert len(found.issues) == 5
+
+
+def test_name_used_twice(tmp_path: Path) -> None:
+    files = visualization_files("a", ["copy"]) | {"a/specs/copy.yml": spec("bars")}
+    assert _find(tmp_path, {**files}).issues == ("the name org.example.bars is used by a/bars.ipynb and a/copy.ipynb",)
+
+
+def test_odd_things_are_warnings(tmp_path: Path) -> None:
+    found = _find(
+        tmp_path,
+        {
+            "a/alone.ipynb": notebook(),
+            "a/specs/misspelt.yaml": spec("misspelt"),
+            "a/specs/bars.yml": spec("bars", colour="red"),
+        },
+    )
+    assert found.issues == ()
+    assert sorted(found.warnings) == [
+        "a/alone.ipynb has no spec",
+        "a/specs/bars.yml: colour is not known and not kept",
+        "a/specs/misspelt.yaml is ignored: a spec is called NAME.yml",
+    ]
+
+
+def test_cells_without_or_with_repeated_ids_are_accepted_as_jupyter_does() -> None:
+    cell: dict[str, Any] = {"cell_type": "markdown", "metadata": {}, "source": "x"}
+    assert notebook_issues(notebook(cells=[cell, cell])) == []
+    assert notebook_issues(notebook(cells=[{**cell, "id": "x"}, {**cell, "id": "x"}])) == []
+
+
+def test_older_notebook_formats_are_accepted() -> None:
+    assert notebook_issues(json.dumps({"nbformat": 4, "nbformat_minor": 2, "metadata": {}, "cells": []}).encode()) == []
+    assert (
+        notebook_issues(json.dumps({"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": []}).encode())
+        == []
+    )
+
+
+def test_recipe_may_be_a_name_and_dates_stay_text() -> None:
+    parsed, unknown = parse_spec(spec("x", recipe="org.example.Find", options=None))
+    assert parsed.recipe == "org.example.Find"
+    assert parsed.options == ()
+    assert unknown == ()
+    assert parse_yaml(b"since: 2024-01-31") == {"since": "2024-01-31"}
+
+
+def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visualizations, "MAX_SPEC_BYTES", 10)
+    monkeypatch.setattr(visualizations, "MAX_NOTEBOOK_BYTES", 10)
+    assert set(_find(tmp_path, {}).issues) == {
+        "a/specs/bars.yml is larger than 10 bytes",
+        "a/bars.ipynb is larger than 10 bytes",
+    }
+
+
+def test_yaml_that_would_grow_without_end_is_refused() -> None:
+    laughs = ["a0: &a0 ha", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10))]
+    with pytest.raises(ValueError, match="aliases"):
+        parse_yaml("\n".join(laughs).encode())
+
+
+@pytest.mark.parametrize("text", ["b'[' * 500_000", "b'- ' * 500_000 + b'a'", "b'{a: ' * 200_000"])
+def test_yaml_that_would_crash_the_interpreter_is_refused(text: str) -> None:
+    script = f"from bundles.visualizations import parse_yaml\ntry: parse_yaml({text})\nexcept ValueError as e: print(e)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert "nested too deeply" in done.stdout
