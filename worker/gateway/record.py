@@ -57,7 +57,7 @@ class Project(Entry):
 
 
 class Served(Entry):
-    """A wheel that went to the client whole."""
+    """A wheel whose last byte, verified, went out to the client."""
 
     filename: str
     index: str

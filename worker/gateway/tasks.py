@@ -55,15 +55,17 @@ class Delivery:
         return self.content.size_bytes
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yield the bytes, and count what the client takes. Raises Refused when the index breaks off."""
+        """Yield the bytes, and count them. Raises Refused when the index breaks off.
+
+        Counted before they are yielded: a client that has its last byte may ask for the record at once.
+        """
         try:
             for data in self.content.chunks(start, stop):
+                start += len(data)
+                self.task.count(self, len(data), last=start == self.size_bytes)
                 yield data
-                self.task.count(self, len(data))
         except UpstreamError as error:
             raise Refused(self.task.blame(self.place.upstream, self.project, self.step, self.file, error)) from error
-        if stop == self.size_bytes:
-            self.task.served(self)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -118,24 +120,14 @@ class Task:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         return Delivery(self, project, place, file, content, step)
 
-    def count(self, delivery: Delivery, size_bytes: int) -> None:
-        """Count bytes of a wheel that went to the client."""
-        if delivery.step == "file":
-            with self._lock:
-                self._sent_bytes += size_bytes
-
-    def served(self, delivery: Delivery) -> None:
-        """Note that a wheel's last byte went to the client."""
-        if delivery.step == "file":
-            file, size_bytes = delivery.file, delivery.size_bytes
-            with self._lock:
-                self._served[file.filename] = Served(
-                    filename=file.filename,
-                    index=delivery.place.upstream.name,
-                    sha256=file.sha256,
-                    size_bytes=size_bytes,
-                    yanked=file.yanked,
-                )
+    def count(self, delivery: Delivery, size_bytes: int, *, last: bool) -> None:
+        """Count bytes of a wheel on their way to the client; ``last`` when they complete it."""
+        if delivery.step != "file":
+            return
+        with self._lock:
+            self._sent_bytes += size_bytes
+            if last:
+                self._served[delivery.file.filename] = _served(delivery)
 
     def blame(self, upstream: Upstream, project: str, step: Step, file: IndexFile, error: UpstreamError) -> Incident:
         """Record that an index did not deliver a file, once however often it is noticed."""
@@ -225,6 +217,17 @@ class Tasks:
         oldest = time.monotonic() - self._idle_seconds
         for token in [token for token, task in self._tasks.items() if task.used_at < oldest]:
             del self._tasks[token]
+
+
+def _served(delivery: Delivery) -> Served:
+    file = delivery.file
+    return Served(
+        filename=file.filename,
+        index=delivery.place.upstream.name,
+        sha256=file.sha256,
+        size_bytes=delivery.size_bytes,
+        yanked=file.yanked,
+    )
 
 
 def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
