@@ -1,7 +1,5 @@
 """A folder of downloaded files becomes a bundle, or the reason why it cannot be one."""
 
-import hashlib
-import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from packaging.requirements import Requirement
 
 from bundles.check import CheckedWheel, check_wheel
 from bundles.closure import Closure
+from bundles.digest import bundle_id
 from bundles.errors import BundleError, InvalidVisualization, NotClosed, NoVisualizations, WheelError, raise_all
 from bundles.models import Bundle, BundledWheel, Origin, Visualization
 from bundles.visualizations import find
@@ -58,15 +57,6 @@ def assemble(
         created_at=datetime.now(UTC),
         warnings=(*_yanked(wheels), *closure.warnings, *shown.warnings),
     )
-
-
-def bundle_id(wheels: Iterable[BundledWheel], target: Target) -> str:
-    """Return a digest of the wheel set and the target, and of nothing else."""
-    content = {
-        "target": target.model_dump(mode="json"),
-        "wheels": sorted([wheel.filename, wheel.sha256] for wheel in wheels),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _check_all(directory: Path, target: Target, origins: Mapping[str, Origin]) -> Sequence[CheckedWheel]:

@@ -1,6 +1,5 @@
 """Whether one file is a sound wheel, the one that its index promised, and good for the target."""
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from bundles.archive import READ_ERRORS, dist_info, read_text, record_issues, safety_issues
+from bundles.digest import file_digest
 from bundles.errors import BrokenWheel, HashMismatch, WrongTarget
 from bundles.models import BundledWheel, Origin
 from bundles.target import fits, full_version
@@ -75,12 +75,6 @@ def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWhe
         yanked=origin.yanked,
     )
     return CheckedWheel(file, wheel, metadata)
-
-
-def file_digest(file: Path) -> str:
-    """Return the sha256 of a file's content, in hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check_target(filename: str, metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:

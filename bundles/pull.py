@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bundles.assemble import bundle_id
 from bundles.catalog import find
-from bundles.check import file_digest
+from bundles.digest import bundle_id, file_digest
 from bundles.errors import BrokenBundle, HashMismatch
 from bundles.layout import LOCK, MANIFEST, REQUIREMENTS, bundle_folder, portable_wheel, stored_wheel
 from bundles.lock import pylock, requirements
