@@ -49,8 +49,8 @@ class ObjectStore(Protocol):
     """Objects by path: relative, with ``/`` between the parts, below the settings' ``storage.uri``.
 
     A write is atomic: the object is there whole or not at all, and replaces what was there. All methods may
-    be called from several threads, none from a fork of the process that opened the store. All raise
-    StorageError when the store fails.
+    be called from several threads. None may be called in a process that was forked from one in which any of
+    them was called before; opening is harmless there. All raise StorageError when the store fails.
     """
 
     def size(self, path: str) -> int | None:
@@ -88,7 +88,6 @@ def open_store(settings: StorageSettings, *, authorities: bytes | None = None) -
     settings, the profile is used, or else what the environment or the instance's role offers. Raises
     StorageError.
     """
-    _Runtime.claim()
     address = urlsplit(settings.uri)
     try:
         inner = _open(address, settings, authorities)
@@ -172,20 +171,16 @@ def _profile(name: str) -> tuple[Callable[[], S3Credential], str | None]:
 
 
 class _Runtime:
-    """obstore's worker threads do not survive a fork: a call in the child would wait for ever."""
+    """obstore's worker threads start with the first call and do not survive a fork: the child would wait for ever."""
 
     owner: int | None = None
 
     @classmethod
-    def claim(cls) -> None:
+    def enter(cls) -> None:
         if cls.owner is None:
             cls.owner = os.getpid()
-        cls.check()
-
-    @classmethod
-    def check(cls) -> None:
         if cls.owner != os.getpid():
-            raise RuntimeError("a store was opened before this process was forked; open it only afterwards")
+            raise RuntimeError("a store was used before this process was forked; use stores only afterwards")
 
 
 class _ObstoreStore:
@@ -245,7 +240,7 @@ class _ObstoreStore:
 
 @contextmanager
 def _translated(operation: str, path: str) -> Iterator[None]:
-    _Runtime.check()
+    _Runtime.enter()
     try:
         yield
     except FileNotFoundError as error:
