@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -28,6 +29,8 @@ from worker.gateway.upstream import Upstream
 
 _ROOM_LEFT = 0.9
 """How full the cache is after an eviction, so that the next file does not cause another."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = structlog.get_logger()
 
@@ -204,7 +207,8 @@ class FileCache:
         try:
             if time.time() - link.stat().st_mtime > self._link_ttl_seconds:
                 return None
-            return str(json.loads(link.read_bytes())["sha256"])
+            sha256 = json.loads(link.read_bytes())["sha256"]
+            return sha256 if _SHA256.fullmatch(sha256) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

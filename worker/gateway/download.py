@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.errors import ErrorKind
 from worker.gateway.addresses import shown
-from worker.gateway.errors import UpstreamError
+from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.upstream import Answer, Upstream, gone
 
 READ_BYTES = 256 * 1024
@@ -37,7 +37,7 @@ class Download:
         self._total = promised_size
         self._answered = False
         self._verified = False
-        self._error: BaseException | None = None
+        self._error: UpstreamError | None = None
         self._hash = hashlib.sha256()
         self._holders = 1  # the one who runs it
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -88,10 +88,12 @@ class Download:
         try:
             self._upstream.retrying(self._attempt)
             keep(self._verify())
+        except UpstreamError as error:
+            self._fail(error)
         except OSError as error:
             self._fail(disk_error(error, self._url))
         except BaseException as error:  # noqa: BLE001 - readers must learn of everything, or wait for ever
-            self._fail(error)
+            self._fail(unexpected(error, self._url))
         else:
             with self._changed:
                 self._verified = True
@@ -110,7 +112,7 @@ class Download:
         if self._error is not None:
             raise self._error
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: UpstreamError) -> None:
         self.path.unlink(missing_ok=True)
         with self._changed:
             self._error = error

@@ -1,6 +1,11 @@
 """What can go wrong around the gateway, as types with attributes."""
 
+import structlog
+
 from jobs.errors import ErrorKind
+from worker.gateway.addresses import shown
+
+_log = structlog.get_logger()
 
 
 class GatewayError(Exception):
@@ -40,3 +45,9 @@ class UpstreamError(GatewayError):
         self.worth_retrying = kind.retryable if worth_retrying is None else worth_retrying
         self.attempts = 1
         self.duration_seconds = 0.0
+
+
+def unexpected(error: BaseException, url: str) -> UpstreamError:
+    """Make a mistake of ours a failure like any other, so that no record looks as if nothing had happened."""
+    _log.error("gateway_mistake", url=shown(url), exc_info=error)
+    return UpstreamError(ErrorKind.INTERNAL, f"met a mistake of the gateway ({type(error).__name__})", url=shown(url))

@@ -30,6 +30,8 @@ MAX_LINKS = 200_000
 _JSON_TYPES = {JSON_TYPE, "application/json"}
 _HTML_TYPES = {HTML_TYPE, "text/html", "application/xhtml+xml"}
 _SOUND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
+_DIGEST = re.compile(r"[0-9a-fA-F]+")
+_SHA256_DIGITS = 64
 _ARCHIVE = re.compile(r"\.(?:whl|tar\.gz|zip|egg|tar\.bz2|tgz|tar\.xz|exe|msi|rpm)$")
 _LOGIN = re.compile(rb"""<input[^>]+type\s*=\s*["']?password""", re.IGNORECASE)
 _INTERACTIVE = re.compile(rb"<(?:form|input|script)\b", re.IGNORECASE)
@@ -167,19 +169,32 @@ def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile |
     version = _version(package.version or "")
     if version is None or package.project is None or not _SOUND_NAME.fullmatch(package.filename):
         return None
-    if canonicalize_name(package.project) != project:
+    if canonicalize_name(package.project) != project or not _sound_hashes(package):
         return None
     return IndexFile(
         filename=package.filename,
         url=package.url,
         version=version,
         is_wheel=package.package_type == "wheel",
-        hashes={name.lower(): digest.lower() for name, digest in package.digests.items()},
+        hashes=_lower(package.digests),
         size_bytes=package.size,
         requires_python=package.requires_python,
         yanked=(package.yanked_reason or "") if package.is_yanked else None,
         upload_time=package.upload_time.isoformat() if package.upload_time else None,
-        metadata=(package.metadata_digests or {}) if package.has_metadata else None,
+        metadata=_lower(package.metadata_digests or {}) if package.has_metadata else None,
+    )
+
+
+def _lower(hashes: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): digest.lower() for name, digest in hashes.items()}
+
+
+def _sound_hashes(package: pypi_simple.DistributionPackage) -> bool:
+    """Tell whether digests are digests: the cache names files by them."""
+    return all(
+        _DIGEST.fullmatch(digest) and (name.lower() != "sha256" or len(digest) == _SHA256_DIGITS)
+        for hashes in (package.digests, package.metadata_digests or {})
+        for name, digest in hashes.items()
     )
 
 

@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from config.settings import Target
+from jobs.errors import ErrorKind
 from worker.gateway import advice
+from worker.gateway.addresses import shown
 from worker.gateway.cache import Content, FileCache, Wanted
-from worker.gateway.errors import UpstreamError
+from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.flight import run
 from worker.gateway.pages import IndexFile, View
 from worker.gateway.record import Incident, Progress, Project, Record, Served, Step
@@ -36,6 +39,18 @@ class Place:
 
     upstream: Upstream
     view: View
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question that an index has not answered yet."""
+
+    index: str
+    project: str
+    step: Step
+    what: str
+    url: str
+    since: float
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,7 @@ class Task:
         self._places: dict[str, Future[Place | None]] = {}
         self._incidents: dict[tuple[Step, str], Incident] = {}
         self._served: dict[str, Served] = {}
+        self._pending: dict[int, _Asked] = {}
         self._sent_bytes = 0
         self.used_at = time.monotonic()
 
@@ -114,8 +130,10 @@ class Task:
         known = self._incidents.get((step, filename))
         if known is not None:
             raise Refused(known)
+        wanted = _wanted(file, metadata=metadata)
         try:
-            content = self._cache.open(place.upstream, _wanted(file, metadata=metadata))
+            with self._waiting(place.upstream, project, step, filename, wanted.url):
+                content = self._cache.open(place.upstream, wanted)
         except UpstreamError as error:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         return Delivery(self, project, place, file, content, step)
@@ -140,11 +158,15 @@ class Task:
             return Progress(files=len(self._served), size_bytes=self._sent_bytes)
 
     def record(self) -> Record:
-        """Tell everything seen so far."""
+        """Tell everything seen so far.
+
+        What an index still owes is an incident too: a client that has given up waiting must not look as if the
+        index did not have the project.
+        """
         with self._lock:
             places = dict(self._places)
             return Record(
-                incidents=tuple(self._incidents.values()),
+                incidents=(*self._incidents.values(), *map(_unanswered, self._pending.values())),
                 projects=tuple(_project(name, future.result()) for name, future in places.items() if _settled(future)),
                 files=tuple(self._served.values()),
             )
@@ -152,12 +174,29 @@ class Task:
     def _search(self, project: str) -> Place | None:
         for upstream in self._upstreams:
             try:
-                page = self._shelf.page(upstream, project)
+                with self._waiting(upstream, project, "page", project, upstream.page_url(project)):
+                    page = self._shelf.page(upstream, project)
             except UpstreamError as error:
                 raise Refused(self._incident(upstream, project, "page", project, error)) from error
             if page is not None:
                 return Place(upstream, page.view(self._target))
         return None
+
+    @contextmanager
+    def _waiting(self, upstream: Upstream, project: str, step: Step, what: str, url: str) -> Iterator[None]:
+        """Note for the length of the block what an index is being asked; make mistakes of ours failures of its."""
+        asked = _Asked(upstream.name, project, step, what, url, time.monotonic())
+        with self._lock:
+            self._pending[id(asked)] = asked
+        try:
+            yield
+        except UpstreamError:
+            raise
+        except Exception as error:
+            raise unexpected(error, url) from error
+        finally:
+            with self._lock:
+                del self._pending[id(asked)]
 
     def _incident(self, upstream: Upstream, project: str, step: Step, what: str, error: UpstreamError) -> Incident:
         incident = Incident(
@@ -217,6 +256,21 @@ class Tasks:
         oldest = time.monotonic() - self._idle_seconds
         for token in [token for token, task in self._tasks.items() if task.used_at < oldest]:
             del self._tasks[token]
+
+
+def _unanswered(asked: _Asked) -> Incident:
+    error = UpstreamError(ErrorKind.CONNECT_TIMEOUT, "has not answered yet", url=shown(asked.url))
+    return Incident(
+        kind=error.kind,
+        index=asked.index,
+        project=asked.project,
+        url=error.url,
+        step=asked.step,
+        status=None,
+        duration_seconds=round(time.monotonic() - asked.since, 3),
+        attempts=1,
+        message=advice.message(error, asked.index, asked.what),
+    )
 
 
 def _served(delivery: Delivery) -> Served:

@@ -1,11 +1,16 @@
 """Who sees which credentials: the index's own origin, and nobody else."""
 
+import socket
+from typing import Any
+
 import pytest
 
 from tests.support.index_server import Basic, Bearer, IndexServer, Redirect, Status, tiny_wheel
-from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, index_settings, page
+from tests.worker.gateway.conftest import PURE, QUICK, MakeGateway, MakeIndex, download, index_settings, page
 from worker.gateway.addresses import is_local, origin, shown
 from worker.gateway.client import Session
+from worker.gateway.errors import UpstreamError
+from worker.gateway.upstream import Upstream
 
 WHEEL = tiny_wheel("demo", "1.0")
 ADA = Basic("ada", "pä ss:word")
@@ -110,6 +115,22 @@ def test_not_led_to_this_machine(make_index: MakeIndex, make_gateway: MakeGatewa
         [incident] = session.record().incidents
     assert "leads to this machine" in incident.message
     assert secret_service.seen() == []
+
+
+def test_not_led_to_this_machine_by_a_name(make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names resolve to what their owner likes, so the address that was reached decides."""
+    service = make_index()
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, *rest: Any, **options: Any) -> Any:
+        return resolve("127.0.0.1" if host == "rebound.test" else host, *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    upstream = Upstream(index_settings(service, url="http://index.invalid/simple"), retries=QUICK)
+    with pytest.raises(UpstreamError, match="leads to this machine"):
+        upstream.open(service.origin.replace("127.0.0.1", "rebound.test"), {})
+    upstream.close()
+    assert service.seen() == []
 
 
 @pytest.mark.parametrize(

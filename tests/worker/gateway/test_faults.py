@@ -4,6 +4,7 @@ import socket
 from dataclasses import dataclass
 
 import pytest
+import requests
 
 from jobs.errors import ErrorKind
 from tests.support.index_server import (
@@ -184,6 +185,32 @@ def test_a_wrong_file_reaches_the_client_short_not_wrong(first: IndexServer, mak
     with make_gateway(index_settings(first)).session() as session:
         page(session)
         assert broken(session) == "short"
+
+
+def test_a_client_that_gives_up_waiting_does_not_make_a_project_unknown(
+    first: IndexServer, make_gateway: MakeGateway
+) -> None:
+    first.misbehave("/simple/demo/", Stall())
+    with make_gateway(index_settings(first, connect_timeout_seconds=3)).session() as session:
+        with pytest.raises(requests.ReadTimeout):
+            requests.get(f"{session.index_url}demo/", timeout=0.3)
+        [incident] = session.record().incidents
+        assert (incident.kind, incident.index, incident.step) == (ErrorKind.CONNECT_TIMEOUT, "pypi[0]", "page")
+        first.stopped.set()
+
+
+def test_a_mistake_of_ours_is_an_incident(
+    first: IndexServer, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("worker.gateway.shelf.pages.read", mistaken)
+    with make_gateway(index_settings(first)).session() as session:
+        assert page(session).status_code == 502
+        [incident] = session.record().incidents
+    assert incident.kind is ErrorKind.INTERNAL
+    assert "ZeroDivisionError" in incident.message
 
 
 def test_advice_names_the_setting(first: IndexServer, make_gateway: MakeGateway) -> None:

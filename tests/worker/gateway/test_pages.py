@@ -78,6 +78,15 @@ def test_names_that_are_unsound_or_of_others_are_dropped(name: str) -> None:
     assert read_json({"filename": name, "url": "x", "hashes": {}}).files == ()
 
 
+@pytest.mark.parametrize(
+    "hashes", [{"sha256": "../../../../etc/passwd"}, {"sha256": "ab"}, {"SHA256": "zz" * 32}, {"md5": "a/b"}]
+)
+@pytest.mark.parametrize("place", ["hashes", "core-metadata"])
+def test_files_with_unsound_digests_are_dropped(hashes: dict[str, str], place: str) -> None:
+    entry: dict[str, object] = {"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, place: hashes}
+    assert read_json(entry).files == ()
+
+
 def test_nothing_is_lost_on_the_way() -> None:
     entry = {
         "filename": "demo-1.0-py3-none-any.whl",
