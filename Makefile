@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench
 
-.PHONY: help demo test check format lint types imports lock clean
+.PHONY: help demo test check format lint types imports reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,7 +18,7 @@ demo: $(VENV)/.runtime ## set up, then fetch a public visualization package into
 test: $(VENV)/.dev ## set up, then run the tests
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
-check: format lint types imports ## everything that reads the code without running it
+check: format lint types imports reference ## everything that reads the code without running it
 
 format: $(VENV)/.dev ## is the code formatted
 	$(BIN)/ruff format --check $(SOURCES)
@@ -31,6 +31,12 @@ types: $(VENV)/.dev ## mypy, strict
 
 imports: $(VENV)/.dev ## the floors of the house
 	$(BIN)/lint-imports --no-cache
+
+reference: $(VENV)/.dev ## do the documents show the settings as they are
+	$(BIN)/python -m config.reference --check
+
+docs: $(VENV)/.dev ## write the settings into the documents
+	$(BIN)/python -m config.reference
 
 lock: $(VENV)/.dev ## renew the requirements files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 \

@@ -20,7 +20,7 @@ from config.settings import IndexSettings, Settings
 from config.sources import DEFAULT_SOURCE, Effective
 
 _NATIVE = {kinds.BOOLEAN, kinds.PORT, kinds.DATABASE, kinds.COUNT}
-_OF_THE_PROCESS = {"nickname", "temporary_directory"}
+_OF_THE_PROCESS = {"nickname", "temporary_directory", "cache.directory"}
 
 _Place = tuple[str, int | None]
 """A setting's field and the number of its index."""
@@ -30,7 +30,7 @@ def migrate(settings: Settings, trace: Sequence[Effective] = (), *, show_secrets
     """Return YAML that ``config.sources.load(file=…)`` reads back to the same settings.
 
     ``trace`` is that of the same reading: with it, a secret that came from a file is named by its file, and what is
-    only a default of this process (its nickname, its temporary directory) is left out. Other secrets stand in the text
+    only a default of this process (its nickname, its directories) is left out. Other secrets stand in the text
     only with ``show_secrets``; without, the head of the file lists the environment variables to set in their place.
     """
     return _Migration(settings, trace, show_secrets=show_secrets).text()

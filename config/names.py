@@ -183,7 +183,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Where tasks work; writable and executable. Also -Djava.io.tmpdir= and, after the file, TMPDIR.",
     ),
     _own("minFreeSpace", "min_free_space_bytes", kinds.SIZE, "2GiB", "Free space that must be there at start."),
-    _own("cache.directory", "cache.directory", kinds.DIRECTORY, "/var/cache/vizfetch", "The gateway's cache."),
+    _own(
+        "cache.directory",
+        "cache.directory",
+        kinds.DIRECTORY,
+        "",
+        "The gateway's cache, shared by all tasks of this user's workers.",
+        default_note="`$XDG_CACHE_HOME/vizfetch`, else `~/.cache/vizfetch`",
+    ),
     _own("cache.maxSize", "cache.max_size_bytes", kinds.SIZE, "10GiB", "How large the cache may grow."),
     _own(
         "cache.pageTtl", "cache.page_ttl_seconds", kinds.DURATION, "10m", "How long an index page is fresh; 0s: never."

@@ -65,6 +65,13 @@ class IndexSettings(Model):
     """Until the connection stands and the first byte of the answer is there."""
     read_timeout_seconds: Seconds = 60
     """For the whole body."""
+    prefix: Line = ""
+    """What the names of its settings begin with: that of users' generation of names; by default the agent's."""
+
+    def setting(self, leaf: str) -> str:
+        """Return the dotted name of one of its settings, such as ``moderne.agent.pypi[0].skipSsl``, for messages."""
+        prefix = self.prefix or f"moderne.agent.{self.name}"
+        return f"{prefix}.{'uri' if leaf == 'url' and '.marketplace.' in prefix else leaf}"
 
     @model_validator(mode="after")
     def _one_way_to_authenticate(self) -> Self:
@@ -120,6 +127,7 @@ class CacheSettings(Model):
     """The gateway's cache, shared by all tasks of one agent."""
 
     directory: Path = Path("/var/cache/vizfetch")
+    """As read by ``config.sources`` a directory of the user's own, unless it is set."""
     max_size_bytes: Bytes = 10 * 2**30
     page_ttl_seconds: Pause = 600
     """How long an index page is served without asking the index again; 0 means never."""

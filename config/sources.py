@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, file: Path
     problems = [*unreadable, *unknown, *wrong, *broken(choice)]
     if problems:
         raise SettingsError(problems)
-    settings = _build(choice)
+    settings = _build(choice, environment)
     return Reading(settings, tuple(_effective(choice, settings)))
 
 
@@ -104,7 +105,7 @@ def _file(environment: Mapping[str, str], file: Path | None) -> tuple[list[Writt
     return from_file(Path(named), ("environment", CONFIG_VARIABLE)) if named else ([], [])
 
 
-def _build(choice: Choice) -> Settings:
+def _build(choice: Choice, environment: Mapping[str, str]) -> Settings:
     """Put the values into the models. Fields left out keep the models' defaults."""
     data: dict[str, Any] = {"nickname": f"{socket.gethostname()}-{os.getpid()}"}
     for (field, index), value in choice.values.items():
@@ -114,6 +115,8 @@ def _build(choice: Choice) -> Settings:
     if parts:
         data["redis"]["url"] = from_parts(**parts)
     indexes = [_build_index(choice, number) for number in choice.indexes]
+    if choice.entry("cache.directory") is None:
+        _put(data, "cache.directory", _own_cache(environment, data.get("temporary_directory")))
     only_configured = choice.generation is Generation.CONNECTOR or data.get("use_only_configured", False)
     if not only_configured:
         indexes.append(_public_index())
@@ -126,13 +129,38 @@ def _put(data: dict[str, Any], field: str, value: object) -> None:
 
 
 def _build_index(choice: Choice, number: int) -> IndexSettings:
-    data: dict[str, Any] = {"name": f"pypi[{number}]"}
+    data: dict[str, Any] = {"name": f"pypi[{number}]", "prefix": f"{choice.generation.value}[{number}]"}
     for (field, index), value in choice.values.items():
         if index == number:
             _put(data, field.removeprefix("indexes."), value)
     if "proxy" in data:
         data["proxy"] = Proxy(**data["proxy"])
     return IndexSettings(**data)
+
+
+def _own_cache(environment: Mapping[str, str], temporary_directory: Path | None) -> Path:
+    """Return the cache that a user can write to without having set anything.
+
+    By the XDG Base Directory Specification. The last resort is per user, since others write to the temporary directory
+    as well.
+    """
+    if caches := _absolute(environment.get("XDG_CACHE_HOME", "")):
+        return caches / "vizfetch"
+    if home := _absolute(environment.get("HOME", "")):
+        return home / ".cache" / "vizfetch"
+    place = temporary_directory or Settings.model_fields["temporary_directory"].default
+    return Path(place) / f"vizfetch-cache-{os.getuid()}"
+
+
+def _absolute(text: str) -> Path | None:
+    """Return a directory; None for relative ones, which that specification has ignored, and for nonsense.
+
+    ``/`` is what containers name the home of a user who has none.
+    """
+    try:
+        return kinds.directory(text) if text.startswith("/") and text.strip("/") else None
+    except ValueError:
+        return None
 
 
 def _public_index() -> IndexSettings:
@@ -175,7 +203,7 @@ def _default(choice: Choice, settings: Settings, setting: Setting) -> str:
         by_parts = choice.entry("redis.host") is not None
         return setting.default if by_parts != (setting.field == "redis.url") else ""
     if setting.default_note:
-        return str(getattr(settings, setting.field))
+        return str(attrgetter(setting.field)(settings))
     if setting.field == "use_only_configured":
         return kinds.BOOLEAN.write(settings.use_only_configured)
     return setting.default

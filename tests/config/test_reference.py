@@ -1,11 +1,12 @@
 import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
 from pydantic import BaseModel, SecretStr
 
 from config.names import SETTINGS, Setting, Style, match_dotted, match_variable, nearest
-from config.reference import markdown
+from config.reference import BEGIN, END, main, markdown, summary, updated
 from config.rules import REDIS_PARTS
 from config.settings import IndexSettings, Settings
 
@@ -25,13 +26,13 @@ def is_model(kind: object) -> bool:
 
 def test_the_table_and_the_models_have_the_same_fields() -> None:
     table = {setting.field for setting in SETTINGS} - {f"redis.{part}" for part in REDIS_PARTS}
-    assert table | {"indexes.name"} == field_paths(Settings)
+    assert table | {"indexes.name", "indexes.prefix"} == field_paths(Settings)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_shown_defaults_are_the_models_defaults(setting: Setting) -> None:
     if (
-        setting.field in {"nickname", "indexes.url", *(f"redis.{part}" for part in REDIS_PARTS)}
+        setting.field in {"nickname", "cache.directory", "indexes.url", *(f"redis.{part}" for part in REDIS_PARTS)}
         or ".proxy." in setting.field
     ):
         return
@@ -74,3 +75,28 @@ def test_markdown_has_a_row_for_each_setting() -> None:
     assert [name for name, _, _ in rows] == [setting.name for setting in SETTINGS]
     assert {name for name, _, star in rows if star} == {setting.name for setting in SETTINGS if setting.secret}
     assert ("moderne.agent.pypi[{index}].url", "MODERNE_AGENT_PYPI_{index}_URL", "") in rows
+
+
+def test_the_summary_has_what_users_of_the_agent_have_today() -> None:
+    documented = {setting for setting in SETTINGS if setting.indexed or setting.field == "use_only_configured"}
+    assert len(documented) == 11
+    assert all(setting.meaning in summary() for setting in documented)
+    assert len(summary().splitlines()) == 2 + len(documented)
+
+
+def test_documents_are_brought_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    documents = [tmp_path / "README.md", tmp_path / "docs" / "settings.md"]
+    for document in documents:
+        document.write_text(f"before\n{BEGIN}\nan old table\n{END}\nafter\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--check"]) == 1
+    assert main([]) == 0
+    assert main(["--check"]) == 0
+    for document, content in zip(documents, (summary(), markdown()), strict=True):
+        assert document.read_text() == f"before\n{BEGIN}\n\n{content}\n{END}\nafter\n"
+
+
+def test_a_document_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs the lines"):
+        updated("no marks", "a table")

@@ -44,7 +44,8 @@ def spelled(style: Style) -> st.SearchStrategy[str]:
 
 
 NAMES = st.text().filter(lambda name: SECRET not in name)
-ENVIRONMENTS = st.dictionaries(spelled(Style.ENVIRONMENT) | spelled(Style.FILE) | NAMES | st.just("TMPDIR"), VALUES)
+AMBIENT = st.sampled_from(["TMPDIR", "HOME", "XDG_CACHE_HOME"])
+ENVIRONMENTS = st.dictionaries(spelled(Style.ENVIRONMENT) | spelled(Style.FILE) | NAMES | AMBIENT, VALUES)
 ARGUMENTS = st.lists(
     st.one_of(
         st.builds("{}={}".format, spelled(Style.ARGUMENT) | spelled(Style.SYSTEM_PROPERTY), VALUES),

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 def plain(settings: Settings) -> dict[str, object]:
     """Everything but what differs from process to process."""
-    return settings.model_dump(exclude={"nickname"})
+    return settings.model_dump(exclude={"nickname": True, "cache": {"directory"}})
 
 
 # --- what users have today
@@ -94,7 +95,9 @@ def test_nothing_written_gives_the_defaults_and_the_public_index() -> None:
 
 
 def test_documented_defaults_of_an_index() -> None:
-    assert index() == IndexSettings(name="pypi[0]", url=URL, connect_timeout_seconds=30, read_timeout_seconds=60)
+    assert index() == IndexSettings(
+        name="pypi[0]", url=URL, connect_timeout_seconds=30, read_timeout_seconds=60, prefix="moderne.agent.pypi[0]"
+    )
 
 
 def test_the_public_index_comes_last_unless_only_configured() -> None:
@@ -180,7 +183,8 @@ def test_connector_names_never_add_the_public_index() -> None:
         ],
         {},
     )
-    assert settings.indexes == (IndexSettings(name="pypi[0]", url=URL, read_timeout_seconds=300),)
+    prefix = "moderne.recipe.marketplace.repositories.pypi[0]"
+    assert settings.indexes == (IndexSettings(name="pypi[0]", url=URL, read_timeout_seconds=300, prefix=prefix),)
     assert settings.use_only_configured
 
 
@@ -216,6 +220,46 @@ def test_java_temporary_directory() -> None:
     assert load([], {"TMPDIR": "/scratch"}).temporary_directory == Path("/scratch")
     wins = load([f"{OURS}temporaryDirectory=/a", "-Djava.io.tmpdir=/b"], {"TMPDIR": "/c"})
     assert wins.temporary_directory == Path("/a")
+
+
+OWN_CACHE = str(Settings(nickname="n").temporary_directory / f"vizfetch-cache-{os.getuid()}")
+
+
+@pytest.mark.parametrize(
+    ("environment", "directory"),
+    [
+        ({"XDG_CACHE_HOME": "/caches", "HOME": "/home/ada"}, "/caches/vizfetch"),
+        ({"XDG_CACHE_HOME": "caches", "HOME": "/home/ada"}, "/home/ada/.cache/vizfetch"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home/ada"}, "/home/ada/.cache/vizfetch"),
+        ({"HOME": "/"}, OWN_CACHE),
+        ({"HOME": "/home/\x00"}, OWN_CACHE),
+        ({"TMPDIR": "/scratch"}, f"/scratch/vizfetch-cache-{os.getuid()}"),
+        ({"HOME": "/home/ada", "MODERNE_AGENT_VISUALIZATION_CACHE_DIRECTORY": "/c"}, "/c"),
+        ({"HOME": "/home/ada", "MODERNE_AGENT_VISUALIZATION_CACHE_DIRECTORY": ""}, "/home/ada/.cache/vizfetch"),
+    ],
+)
+def test_the_cache_is_the_user_s_own_unless_it_is_set(environment: dict[str, str], directory: str) -> None:
+    reading = read([], environment)
+    assert reading.settings.cache.directory == Path(directory)
+    (row,) = [row for row in reading.effective if row.name.endswith("cache.directory")]
+    assert row.value == directory
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "password"),
+    [
+        ("MODERNE_AGENT_PYPI_0_URL", "moderne.agent.pypi[0].url", "moderne.agent.pypi[0].password"),
+        (
+            "MODERNE_RECIPE_MARKETPLACE_REPOSITORIES_PYPI_0_URI",
+            "moderne.recipe.marketplace.repositories.pypi[0].uri",
+            "moderne.recipe.marketplace.repositories.pypi[0].password",
+        ),
+    ],
+)
+def test_an_index_knows_what_its_settings_are_called(name: str, url: str, password: str) -> None:
+    only = load([], {name: URL}).indexes[0]
+    assert (only.setting("url"), only.setting("password")) == (url, password)
+    assert IndexSettings(name="pypi[2]", url=URL).setting("skipSsl") == "moderne.agent.pypi[2].skipSsl"
 
 
 def test_nickname_is_ours() -> None:
