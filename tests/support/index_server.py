@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import html
-import io
 import json
 import re
 import socket
@@ -19,7 +18,6 @@ import ssl
 import struct
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
@@ -536,7 +534,7 @@ class _Server(ThreadingHTTPServer):
             super().finish_request(secured, client_address)
 
 
-# ---- TLS and wheels ------------------------------------------------------------------------------------------------
+# ---- TLS ----------------------------------------------------------------------------------------------------------
 
 
 class Authority:
@@ -555,22 +553,3 @@ class Authority:
         """Write the authority's certificate, as ``REQUESTS_CA_BUNDLE`` names one."""
         self._ca.cert_pem.write_to_path(path)
         return path
-
-
-def tiny_wheel(name: str, version: str, *, requires: tuple[str, ...] = (), filler: bytes = b"") -> bytes:
-    """Make the smallest wheel that pip accepts; ``filler`` makes it as large as a test needs."""
-    stem = f"{name.replace('-', '_')}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
-    files = {
-        f"{name.replace('-', '_')}/__init__.py": b"",
-        f"{stem}/METADATA": metadata.encode(),
-        f"{stem}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{stem}/filler": filler,
-    }
-    record = "".join(f"{path},,\n" for path in [*files, f"{stem}/RECORD"])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path, content in {**files, f"{stem}/RECORD": record.encode()}.items():
-            archive.writestr(zipfile.ZipInfo(path), content)
-    return buffer.getvalue()

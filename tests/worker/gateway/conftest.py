@@ -3,9 +3,11 @@
 import secrets
 import socket
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pytest
@@ -13,6 +15,7 @@ import requests
 
 from config.settings import IndexSettings, Target
 from tests.support.index_server import IndexServer
+from tests.support.wheels import build_wheel
 from worker.gateway.cache import FileCache
 from worker.gateway.client import GatewayAddress, GatewayClient, Session
 from worker.gateway.pages import JSON_TYPE
@@ -30,6 +33,16 @@ def index_settings(server: IndexServer, number: int = 0, /, **options: Any) -> I
     """Settings for a server, with limits short enough for tests."""
     limits = {"connect_timeout_seconds": 0.6, "read_timeout_seconds": 0.8}
     return IndexSettings.model_validate({"name": f"pypi[{number}]", "url": server.url, **limits, **options})
+
+
+def tiny_wheel(name: str, version: str, *, requires: tuple[str, ...] = (), filler: bytes = b"") -> bytes:
+    """Make a wheel in memory, not compressed, so that ``filler`` makes it as large as a test needs."""
+    with TemporaryDirectory() as directory:
+        files = {f"{name}/filler": filler}
+        stored = zipfile.ZIP_STORED
+        return build_wheel(
+            Path(directory), name, version, requires=requires, files=files, compression=stored
+        ).read_bytes()
 
 
 class Quickly(Server):

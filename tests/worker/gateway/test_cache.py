@@ -22,7 +22,6 @@ from tests.support.index_server import (
     Slow,
     Stall,
     Status,
-    tiny_wheel,
 )
 from tests.worker.gateway.conftest import (
     PURE,
@@ -33,6 +32,7 @@ from tests.worker.gateway.conftest import (
     download,
     index_settings,
     page,
+    tiny_wheel,
 )
 from worker.gateway.cache import FileCache
 

@@ -6,8 +6,8 @@ import pytest
 import requests
 
 from config.settings import Target
-from tests.support.index_server import Exchange, IndexServer, tiny_wheel
-from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, get, index_settings, page
+from tests.support.index_server import Exchange, IndexServer
+from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, get, index_settings, page, tiny_wheel
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.errors import GatewayError, GatewayLost
 

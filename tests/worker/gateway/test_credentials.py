@@ -5,8 +5,17 @@ from typing import Any
 
 import pytest
 
-from tests.support.index_server import Basic, Bearer, IndexServer, Redirect, Status, tiny_wheel
-from tests.worker.gateway.conftest import PURE, QUICK, MakeGateway, MakeIndex, download, index_settings, page
+from tests.support.index_server import Basic, Bearer, IndexServer, Redirect, Status
+from tests.worker.gateway.conftest import (
+    PURE,
+    QUICK,
+    MakeGateway,
+    MakeIndex,
+    download,
+    index_settings,
+    page,
+    tiny_wheel,
+)
 from worker.gateway.addresses import is_local, origin, shown
 from worker.gateway.client import Session
 from worker.gateway.errors import UpstreamError

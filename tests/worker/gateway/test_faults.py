@@ -19,7 +19,6 @@ from tests.support.index_server import (
     Stall,
     Status,
     Trickle,
-    tiny_wheel,
 )
 from tests.worker.gateway.conftest import (
     PURE,
@@ -30,6 +29,7 @@ from tests.worker.gateway.conftest import (
     download,
     index_settings,
     page,
+    tiny_wheel,
 )
 
 WHEEL = tiny_wheel("demo", "1.0", filler=b"x" * 300_000)

@@ -23,9 +23,8 @@ from tests.support.index_server import (
     IndexServer,
     Reset,
     Status,
-    tiny_wheel,
 )
-from tests.worker.gateway.conftest import MakeGateway, MakeIndex, download, index_settings, page
+from tests.worker.gateway.conftest import MakeGateway, MakeIndex, download, index_settings, page, tiny_wheel
 from worker.gateway.client import Session
 
 DEMO = "demo-1.0-py3-none-any.whl"

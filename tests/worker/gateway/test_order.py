@@ -4,7 +4,7 @@ import pytest
 
 from config.settings import Target
 from jobs.errors import ErrorKind
-from tests.support.index_server import Status, tiny_wheel
+from tests.support.index_server import Status
 from tests.worker.gateway.conftest import (
     PURE,
     MakeGateway,
@@ -13,6 +13,7 @@ from tests.worker.gateway.conftest import (
     get,
     index_settings,
     page,
+    tiny_wheel,
 )
 from worker.gateway.errors import GatewayError
 from worker.gateway.record import Availability

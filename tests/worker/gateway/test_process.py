@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from config.settings import CacheSettings, Target
-from tests.support.index_server import Basic, IndexServer, Stall, tiny_wheel
-from tests.worker.gateway.conftest import PURE, QUICK, MakeIndex, download, index_settings, page
+from tests.support.index_server import Basic, IndexServer, Stall
+from tests.worker.gateway.conftest import PURE, QUICK, MakeIndex, download, index_settings, page, tiny_wheel
 from worker.gateway.client import GatewayClient, Session
 from worker.gateway.errors import GatewayError, GatewayLost
 from worker.gateway.process import GatewayProcess

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ErrorKind
-from tests.support.index_server import Authority, IndexServer, Redirect, tiny_wheel
-from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, index_settings, page
+from tests.support.index_server import Authority, IndexServer, Redirect
+from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, index_settings, page, tiny_wheel
 from worker.gateway.startup import ca_bundle
 from worker.gateway.transport import TrustError, tls_context
 
