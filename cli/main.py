@@ -59,7 +59,10 @@ def _explain(error: Exception) -> int:
     match error:
         case SettingsError() | UnfitEnvironment():
             code = EXIT_CONFIG
-        case StatusUnavailable() | StorageError():
+        case StatusUnavailable():
+            print_error(f"{error}; is moderne.agent.visualization.redis.url right, and does Redis run?")
+            return EXIT_UNAVAILABLE
+        case StorageError():
             code = EXIT_UNAVAILABLE
         case InvalidManifest():
             code = EXIT_USAGE

@@ -13,6 +13,7 @@ from jobs.models import Batch, Job, JobState
 if TYPE_CHECKING:  # rich costs time to import, and many commands print a line at most
     from rich.console import Console
 
+_PIPE_WIDTH = 200
 _STYLES = {
     JobState.QUEUED: "dim",
     JobState.RUNNING: "cyan",
@@ -26,7 +27,11 @@ def console(*, error: bool = False) -> "Console":
     """Return a console; colours appear on a terminal only, and never where ``NO_COLOR`` is set."""
     from rich.console import Console
 
-    return Console(stderr=error, highlight=False, emoji=False)
+    out = Console(stderr=error, highlight=False, emoji=False)
+    if not out.is_terminal:
+        # What goes to a file or a pipe is for a program or for later: no terminal's width should cut it.
+        out.width = _PIPE_WIDTH
+    return out
 
 
 def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON document
@@ -80,13 +85,14 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, title: s
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*heads, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, head in enumerate(heads):
+        # The first column names the row: it is broken rather than cut when the terminal is narrow.
+        table.add_column(head, overflow="fold", no_wrap=number > 0)
     for row in rows:
         # What comes from packages and indexes is text, never markup.
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    out = console()
-    # A table in a file or a pipe is for a program or for later: it must not depend on a terminal's width.
-    out.print(table, width=None if out.is_terminal else 200)
+    console().print(table)
 
 
 def _attempts(job: Job) -> str:

@@ -5,6 +5,7 @@ from redis import Redis
 
 from config.settings import RedisSettings
 from jobs.connection import connect
+from tests.support.seaweed import S3Server, seaweed
 from tests.support.valkey import valkey
 
 
@@ -21,3 +22,9 @@ def redis(redis_settings: RedisSettings) -> Iterator[Redis]:
     client.flushall()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server

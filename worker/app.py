@@ -1,6 +1,8 @@
 """The agent as a service: Celery's worker with a gateway beside it."""
 
 import mmap
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,34 +27,37 @@ from worker.gateway.startup import ca_bundle
 from worker.pip import PinnedPip, pin
 from worker.tasks import register
 
+EXIT_BROKEN = 1
+"""The exit code of a worker whose children cannot be set up."""
+
 _log = structlog.get_logger()
 
 
-class StopFlag:
-    """A flag that the main process raises and its forked children see: one byte of memory they share."""
+class SharedFlag:
+    """A flag that the main process and its forked children share: one byte of memory. Safe in a signal handler."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 1)
 
-    def raise_(self) -> None:
-        """Ask every attempt to give itself back. Safe in a signal handler."""
+    def set(self) -> None:
+        """Set it, for good."""
         self._memory[0] = 1
 
-    def raised(self) -> bool:
-        """Whether the flag is up."""
+    def is_set(self) -> bool:
+        """Whether anybody set it."""
         return self._memory[0] == 1
 
 
 class _Child:
     """What one of Celery's child processes holds. Made after the fork: connections do not survive one."""
 
-    def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: StopFlag) -> None:
+    def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag) -> None:
         self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip)
         self._lines = Lines(status=StatusStore(connect(settings.redis)), heartbeat=StatusStore(connect(settings.redis)))
         self._stop = stop
 
     def run(self, message: FetchMessage) -> None:
-        run_attempt(message, self._agent, self._lines, stopping=self._stop.raised)
+        run_attempt(message, self._agent, self._lines, stopping=self._stop.is_set)
 
 
 def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
@@ -83,15 +88,20 @@ def _check_services(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain: bool) -> int:
-    app, stop = celery_app(settings.redis), StopFlag()
+    app, stop, broken = celery_app(settings.redis), SharedFlag(), SharedFlag()
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
-        children.append(_Child(settings, gateway, pip, stop))
+        try:
+            children.append(_Child(settings, gateway, pip, stop))
+        except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
+            _log.exception("child_broke")
+            broken.set()
+            os.kill(os.getppid(), signal.SIGTERM)
 
     def begin_stop(**_: Any) -> None:  # noqa: ANN401
         if not drain:
-            stop.raise_()
+            stop.set()
 
     def run_in_child(message: FetchMessage) -> None:
         children[0].run(message)
@@ -105,7 +115,7 @@ def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain
     with _connected(receivers):
         worker = _worker(app, settings)
         worker.start()
-    return int(worker.exitcode or 0)
+    return EXIT_BROKEN if broken.is_set() else int(worker.exitcode or 0)
 
 
 def _worker(app: Celery, settings: Settings) -> Worker:
@@ -130,10 +140,10 @@ def _keep_our_logging(**_: Any) -> None:  # noqa: ANN401
 
 @contextmanager
 def _connected(receivers: dict[Signal, Callable[..., None]]) -> Iterator[None]:
-    for signal, receiver in receivers.items():
-        signal.connect(receiver, weak=False)
+    for sender, receiver in receivers.items():
+        sender.connect(receiver, weak=False)
     try:
         yield
     finally:
-        for signal, receiver in receivers.items():
-            signal.disconnect(receiver)
+        for sender, receiver in receivers.items():
+            sender.disconnect(receiver)

@@ -1,0 +1,180 @@
+"""``vizfetch fetch``: one machine, nothing else running."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.packages import PASSWORD
+from tests.support.command import VIZFETCH, Deployment, children, eventually
+from tests.support.index_server import IndexServer, Stall, Status
+
+PIP = [sys.executable, "-m", "pip", "--isolated"]
+
+
+def vizfetch_processes(tmp_path: Path) -> list[str]:
+    """Return what runs on this machine that has to do with this test's directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(tmp_path).encode() in told and process.name != str(os.getpid()):
+            found.append(told.decode(errors="replace"))
+    return found
+
+
+def left_over(tmp_path: Path) -> list[str]:
+    return [path.name for path in tmp_path.iterdir() if path.name.startswith("vizfetch")]
+
+
+def test_a_package_is_fetched_checked_and_left_as_a_bundle_that_installs_offline(
+    machine: Deployment, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = machine.run("fetch", "acme-charts", "--out", str(out), "--json")
+    assert done.exit_code == 0, done.errors
+    (job,) = done.document["jobs"]
+    assert (job["state"], job["attempt"], job["error"]) == ("published", 1, None)
+    bundle = job["bundle"]
+    assert (bundle["name"], bundle["version"], bundle["visualizations"]) == ("acme-charts", "1.2", 2)
+    assert bundle["wheels"] == ["acme_base-2.0-py3-none-any.whl", "acme_charts-1.2-py3-none-any.whl"]
+    place = out / "bundles" / "acme-charts" / "1.2" / bundle["id"]
+    assert {path.name for path in place.iterdir()} >= {"bundle.json", "pylock.toml", "requirements.txt"}
+    site = tmp_path / "site"
+    subprocess.run(
+        [*PIP, "install", "--quiet", "--no-index", "--target", site, "--requirement", place / "pylock.toml"],
+        check=True,
+    )
+    assert (site / "acme_charts" / "bars.ipynb").exists()
+    assert (site / "acme_base").exists()
+
+
+def test_people_see_the_steps_a_table_and_how_to_install(machine: Deployment, tmp_path: Path) -> None:
+    done = machine.run("fetch", "acme-charts==1.0", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.errors
+    assert "acme-charts==1.0: download" in done.errors
+    assert "published" in done.output
+    assert "pip install --no-index -r" in done.output
+    assert "\x1b" not in done.output + done.errors
+
+
+def test_nothing_is_left_running_and_no_temporary_file(machine: Deployment, tmp_path: Path) -> None:
+    machine.run("fetch", "acme-charts", "acme-plain", "--out", str(tmp_path / "out"))
+    assert vizfetch_processes(tmp_path) == []
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing_either(
+    machine: Deployment, index: IndexServer, tmp_path: Path, number: signal.Signals
+) -> None:
+    index.misbehave("/files/acme_base", Stall())
+    process = subprocess.Popen(
+        [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")],
+        env=machine.environment | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    eventually(lambda: index.seen("/files/acme_base"))
+    started = children(process.pid)
+    # As a terminal does: to the whole foreground group.
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in errors
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
+    eventually(lambda: left_over(tmp_path) == [])
+
+
+def test_every_failure_says_why_and_what_to_do(machine: Deployment, tmp_path: Path) -> None:
+    """One run for all kinds: a failed package does not disturb the others."""
+    expected = {
+        "acme-nothing": ("not_found", "No index has the package acme-nothing"),
+        "acme-charts==9.9": ("not_found", "It has 1.2, 1.1, 1.0"),
+        "acme-needy": ("not_found", "which `acme-needy` needs"),
+        "acme-torn": ("resolution_conflict", "acme-maps 1.0 depends on acme-base==1.0"),
+        "acme-mac": ("no_compatible_wheel", "wheel for another platform"),
+        "acme-newer": ("python_incompatible", "another one"),
+        "acme-plain": ("no_visualizations", "acme-plain 1.0"),
+        "acme-changed": ("hash_mismatch", "acme_changed-1.0-py3-none-any.whl"),
+    }
+    done = machine.run("fetch", *expected, "acme-charts==1.0", "--out", str(tmp_path / "out"), "--json")
+    assert done.exit_code == 1
+    jobs = {job["requirement"]: job for job in done.document["jobs"]}
+    assert jobs.pop("acme-charts==1.0")["state"] == "published"
+    told = {requirement: job["error"] for requirement, job in jobs.items()}
+    assert {requirement: error["kind"] for requirement, error in told.items()} == {
+        requirement: kind for requirement, (kind, _) in expected.items()
+    }
+    for requirement, (_, words) in expected.items():
+        assert words in told[requirement]["message"]
+    assert {job["attempt"] for job in jobs.values()} == {1}
+    assert PASSWORD not in done.output + done.errors
+
+
+def test_a_wrong_password_is_said_by_the_name_of_its_setting(machine: Deployment, tmp_path: Path) -> None:
+    wrong = Deployment({**machine.variables, "MODERNE_AGENT_PYPI_0_PASSWORD": "planted-wrong"}, machine.directory)
+    done = wrong.run("fetch", "acme-charts", "--out", str(tmp_path / "out"), "--json")
+    (job,) = done.document["jobs"]
+    assert (done.exit_code, job["state"], job["attempt"]) == (1, "failed", 1)
+    assert (job["error"]["kind"], job["error"]["index"]) == ("authentication", "pypi[0]")
+    assert "moderne.agent.pypi[0].password" in job["error"]["message"]
+    assert "planted-wrong" not in done.output + done.errors
+
+
+def test_an_index_that_is_down_is_tried_again_and_then_blamed(
+    machine: Deployment, index: IndexServer, tmp_path: Path
+) -> None:
+    index.misbehave("/simple/", Status(503))
+    quick = Deployment({**machine.variables, "MODERNE_AGENT_VISUALIZATION_RETRY_MAXATTEMPTS": "2"}, machine.directory)
+    done = quick.run("fetch", "acme-charts", "--out", str(tmp_path / "out"), "--json")
+    (job,) = done.document["jobs"]
+    assert (done.exit_code, job["state"], job["attempt"], job["maxAttempts"]) == (1, "failed", 2, 2)
+    assert (job["error"]["kind"], job["error"]["index"]) == ("server_error", "pypi[0]")
+
+
+def test_a_dependency_whose_page_fails_never_becomes_an_older_result(
+    machine: Deployment, index: IndexServer, tmp_path: Path
+) -> None:
+    """Without a record of it, pip would fall back to acme-charts 1.1, whose files can be had."""
+    index.misbehave("/files/acme_charts-1.2", Status(500), times=8)
+    done = machine.run("fetch", "acme-charts", "--out", str(tmp_path / "out"), "--json")
+    (job,) = done.document["jobs"]
+    assert done.exit_code == 0, job
+    assert job["bundle"]["version"] == "1.2"
+    assert job["attempt"] > 1
+
+
+def test_a_terminal_shows_the_step_the_wheels_and_the_amount(
+    machine: Deployment, index: IndexServer, tmp_path: Path
+) -> None:
+    index.misbehave("/files/acme_base", Stall())
+    terminal, ours = pty.openpty()
+    process = subprocess.Popen(
+        [VIZFETCH, "fetch", "acme-charts==1.0", "--out", str(tmp_path / "out")],
+        env=machine.environment | {"TERM": "xterm", "COLUMNS": "120"},
+        stdout=ours,
+        stderr=ours,
+        start_new_session=True,
+    )
+    os.close(ours)
+    shown = ""
+
+    def look() -> bool:
+        nonlocal shown
+        shown += os.read(terminal, 65536).decode(errors="replace")
+        return re.search(r"acme-charts==1\.0: download, 1 wheels, \d+", shown) is not None
+
+    try:
+        eventually(look, explain=lambda: shown)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+        os.close(terminal)

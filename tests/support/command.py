@@ -1,0 +1,115 @@
+"""The installed ``vizfetch`` command, run as its users run it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VIZFETCH = Path(sys.executable).with_name("vizfetch")
+_STOP_WITHIN_SECONDS = 20
+
+
+@dataclass
+class Finished:
+    """A command that ended."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on standard output."""
+        return json.loads(self.output)
+
+
+@dataclass
+class Service:
+    """A service that runs, with what it has logged so far."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+    def wait_for(self, text: str, seconds: float = 20) -> None:
+        """Wait until the log holds ``text``."""
+        eventually(lambda: text in self.log.read_text(), seconds, self.log.read_text)
+
+    def kill(self) -> None:
+        """Kill the process as a power cut would: SIGKILL, to it alone."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Send SIGTERM and return the exit code."""
+        self.process.terminate()
+        return self.process.wait(_STOP_WITHIN_SECONDS)
+
+
+@dataclass
+class Deployment:
+    """Settings as environment variables, and a directory for logs."""
+
+    variables: Mapping[str, str]
+    directory: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a command: nothing of the machine's own settings but where programs are."""
+        return {"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.variables}
+
+    def run(self, *arguments: str, seconds: float = 120) -> Finished:
+        """Run a command to its end."""
+        done = subprocess.run(
+            [VIZFETCH, *arguments], env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    @contextmanager
+    def service(self, *arguments: str, **variables: str) -> Iterator[Service]:
+        """Run a service until the block is left, in a session of its own."""
+        log = self.directory / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [VIZFETCH, *arguments],
+                env=self.environment | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        service = Service(process, log)
+        try:
+            yield service
+        finally:
+            if process.poll() is None:
+                try:
+                    service.stop()
+                except subprocess.TimeoutExpired:
+                    service.kill()
+
+
+def eventually(condition: Callable[[], object], seconds: float = 20, explain: Callable[[], str] = lambda: "") -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of all descendants that live."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            direct = [int(child) for child in task.read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += [descendant for child in direct for descendant in [child, *children(child)]]
+    return found
