@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.settings import Settings
+from worker.contract import examine
 from worker.errors import UnfitEnvironment
 from worker.pip import PinnedPip
 
@@ -125,45 +125,7 @@ def _age_seconds(path: Path) -> float:
 
 
 def check_environment(settings: Settings) -> None:
-    """Raise ``UnfitEnvironment`` with every reason for which fetches cannot run on this machine.
-
-    Markers are evaluated by the running interpreter, so Python's minor version and the architecture must be the
-    target's.
-    """
-    problems = [*_interpreter_problems(settings), *_directory_problems(settings)]
+    """Raise ``UnfitEnvironment`` with every reason for which fetches cannot run on this machine."""
+    problems = tuple(finding for finding in examine(settings) if not finding.holds)
     if problems:
-        raise UnfitEnvironment(tuple(problems))
-
-
-def _interpreter_problems(settings: Settings) -> Iterator[str]:
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if running != settings.target.python:
-        yield (
-            f"Python {running} runs here, but target.python is {settings.target.python}: run this agent with Python "
-            f"{settings.target.python}, or change the target."
-        )
-    if platform.system() != "Linux":
-        yield f"This is {platform.system()}: agents run on Linux."
-    elif platform.machine() != settings.target.architecture:
-        yield (
-            f"This machine is {platform.machine()}, but target.architecture is {settings.target.architecture}: run the "
-            "agent on a machine of the target's architecture, or change the target."
-        )
-
-
-def _directory_problems(settings: Settings) -> Iterator[str]:
-    directory = settings.temporary_directory
-    try:
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=directory):
-            free = shutil.disk_usage(directory).free
-    except OSError as error:
-        yield (
-            f"temporaryDirectory {directory} cannot be written ({error.strerror}): make it writable for this user, or "
-            "set moderne.agent.visualization.temporaryDirectory to a directory that is."
-        )
-        return
-    if free < settings.min_free_space_bytes:
-        yield (
-            f"temporaryDirectory {directory} has {free // 2**20} MiB free, less than minFreeSpace "
-            f"({settings.min_free_space_bytes // 2**20} MiB): free some space or name another directory."
-        )
+        raise UnfitEnvironment(problems)

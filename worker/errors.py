@@ -1,6 +1,7 @@
 """How an attempt can end without a bundle."""
 
 from jobs.errors import ErrorKind
+from worker.findings import Finding, Verdict, worst
 
 
 class WorkerError(Exception):
@@ -28,9 +29,31 @@ class Stopping(WorkerError):
     """The worker is being stopped: the attempt is to be given back."""
 
 
-class UnfitEnvironment(WorkerError):
-    """The machine cannot run fetches as it is; ``problems`` says each reason and what to do."""
+class Unfit(WorkerError):
+    """Something that was looked at before the start does not hold; ``problems`` says each and what to do."""
 
-    def __init__(self, problems: tuple[str, ...]) -> None:
-        super().__init__("\n".join(problems))
+    head = "what a worker needs is not there"
+
+    def __init__(self, problems: tuple[Finding, ...]) -> None:
+        super().__init__(problems)
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.head}:", *(f"  {problem}" for problem in self.problems)])
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of them."""
+        return worst(self.problems)
+
+
+class UnfitEnvironment(Unfit):
+    """The machine cannot run fetches as it is."""
+
+    head = "this machine is not fit for fetching"
+
+
+class UnfitServices(Unfit):
+    """An index, Redis or the store cannot be used."""
+
+    head = "not everything that a worker needs can be used"
