@@ -26,7 +26,8 @@ class Heartbeat:
         self._stopping = stopping
         self._progress: Progress | None = None
         self._fenced = threading.Event()
-        self._done = threading.Event()
+        self._news = threading.Event()
+        self._done = False
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -38,7 +39,8 @@ class Heartbeat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop renewing; the lease itself is ended by whoever finishes the attempt."""
-        self._done.set()
+        self._done = True
+        self._news.set()
         self._thread.join()
 
     @property
@@ -47,7 +49,9 @@ class Heartbeat:
         return self._fenced.is_set()
 
     def report(self, progress: Progress) -> None:
-        """Show ``progress`` with the next renewal."""
+        """Show ``progress``: another step at once, another amount with the next renewal."""
+        if self._progress is None or self._progress.step != progress.step:
+            self._news.set()
         self._progress = progress
 
     def check(self) -> None:
@@ -65,13 +69,16 @@ class Heartbeat:
 
     def _beat(self) -> None:
         shown: Progress | None = None
-        while not self._done.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS)):
-            news = self._progress if self._progress != shown else None
+        while not self._done:
+            progress = self._progress
             try:
-                held = self._store.renew(self._claim, self._lease_seconds, news)
+                held = self._store.renew(self._claim, self._lease_seconds, progress if progress != shown else None)
             except StatusUnavailable:
-                continue
+                held = True
+            else:
+                shown = progress
             if not held:
                 self._fenced.set()
                 return
-            shown = news or shown
+            self._news.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS))
+            self._news.clear()

@@ -56,8 +56,12 @@ def test_a_package_is_fetched_checked_and_left_as_a_bundle_that_installs_offline
     assert (site / "acme_base").exists()
 
 
-def test_people_see_the_steps_a_table_and_how_to_install(machine: Deployment, tmp_path: Path) -> None:
-    done = machine.run("fetch", "acme-charts==1.0", "--out", str(tmp_path / "out"))
+def test_people_see_the_steps_a_table_and_how_to_install(
+    machine: Deployment, index: IndexServer, tmp_path: Path
+) -> None:
+    index.misbehave("/files/acme_charts", Stall(), times=1)
+    slow = Deployment({**machine.variables, "MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "1s"}, machine.directory)
+    done = slow.run("fetch", "acme-charts==1.0", "--out", str(tmp_path / "out"))
     assert done.exit_code == 0, done.errors
     assert "acme-charts==1.0: download" in done.errors
     assert "published" in done.output
