@@ -125,7 +125,8 @@ def test_a_python3_without_a_module(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, subject: str, said: str
 ) -> None:
     """As on a Debian without the package for it."""
-    script = f'case "$*" in *{broken}*) echo "No module named {broken}" >&2; exit 1;; esac; exec {sys.executable} "$@"'
+    refusal = f'echo "No module named {broken}" >&2; exit 1'
+    script = f'case "$*" in *"{broken}"*) {refusal};; esac; exec {sys.executable} "$@"'
     pretend(tmp_path / "bin", script, monkeypatch)
     (finding,) = failing(settings).values()
     assert (finding.subject, finding.found) == (subject, f"fails (No module named {broken})")
