@@ -2,14 +2,17 @@
 
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
 import threading
 import warnings
+from contextlib import closing
 from typing import NoReturn
 
 import pypi_simple
+import structlog
 
 from config.logging import configure_logging
 from config.secrets import secret_values
@@ -26,46 +29,58 @@ _PR_SET_PDEATHSIG = 1
 _PARENT_DIED = signal.SIGUSR1
 
 
-class _ParentDied(BaseException):
-    """Raised in the main thread by the signal; nothing on the way up may hold it."""
-
-
 def main() -> None:
-    """Serve until standard input ends or the parent dies, whichever is noticed first."""
-    _take_signals()
-    startup = Startup.model_validate_json(sys.stdin.buffer.readline())
-    _die_with(startup.parent_pid)
-    _set_up_logging(startup)
+    """Serve until standard input ends or the parent dies, whichever is noticed first.
+
+    Always ends by ``os._exit``: threads may be waiting for an index, and nothing they hold outlives the process.
+    """
+    try:
+        parent_died = _take_signals()
+        startup = Startup.model_validate_json(sys.stdin.buffer.readline())
+        _die_with(startup.parent_pid)
+        _set_up_logging(startup)
+        _run(startup, parent_died)
+    except BaseException:  # noqa: BLE001 - else those threads would keep a gateway alive that serves nobody
+        structlog.get_logger().exception("gateway_failed")
+        os._exit(1)
+    os._exit(0)
+
+
+def _run(startup: Startup, parent_died: int) -> None:
     try:
         cache = FileCache(startup.cache.directory, startup.cache.max_size_bytes, startup.cache.page_ttl_seconds)
     except OSError as error:
         _refuse(f"The cache directory {startup.cache.directory} cannot be used: {error.strerror or error}")
-    try:
-        server = _server(startup, cache)
+    with closing(cache):
+        try:
+            server = _server(startup, cache)
+        except TrustError as error:
+            cache.close()
+            _refuse(str(error))
         server.prepare()
-        threading.Thread(target=server.serve, daemon=True).start()
+        threading.Thread(target=_serve, args=(server,), daemon=True).start()
         _tell(READY)
-        _wait_for_the_end()
-    except TrustError as error:
-        cache.close()
-        _refuse(str(error))
+        _wait_for_the_end(parent_died)
+
+
+def _serve(server: Server) -> None:
+    try:
+        server.serve()
     finally:
-        cache.close()
-    # Threads may be waiting for an index; nothing they hold outlives the process.
-    os._exit(0)
+        os._exit(1)  # the parent starts another one; a process that does not serve would hold its place
 
 
-def _take_signals() -> None:
-    """Leave it to the parent to end us: a terminal sends Ctrl-C to the whole group, while tasks still finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(_PARENT_DIED, _raise_parent_died)
+def _take_signals() -> int:
+    """Leave it to the parent to end us: a terminal sends Ctrl-C to the whole group, while tasks still finish.
 
-
-def _raise_parent_died(_number: int, _frame: object) -> None:
-    signal.signal(_PARENT_DIED, signal.SIG_IGN)
-    raise _ParentDied
+    Returns a descriptor that becomes readable when the parent has died.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    told, tell = os.pipe()
+    # No exception: it could come in the middle of cleaning up.
+    signal.signal(_PARENT_DIED, lambda _number, _frame: os.write(tell, b".") and None)
+    return told
 
 
 def _die_with(parent_pid: int) -> None:
@@ -104,12 +119,9 @@ def _refuse(reason: str) -> NoReturn:
     os._exit(1)
 
 
-def _wait_for_the_end() -> None:
-    try:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-    except _ParentDied:
-        pass
+def _wait_for_the_end(parent_died: int) -> None:
+    """Wait for either sign. Nothing follows the document on standard input, so it is readable at its end."""
+    select.select([sys.stdin.fileno(), parent_died], [], [])
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ class FileCache:
         finally:
             with self._lock:
                 del self._downloads[key]
+            download.release()  # only now: nobody can join it any more
 
     def _keep(self, download: Download, sha256: str, link: Path) -> None:
         path = self._path(sha256)

@@ -22,7 +22,7 @@ class Download:
     """Fetches into ``path``; readers get what has arrived, the last byte only when the whole is verified.
 
     Resumes after a broken body where the index can, else starts over and skips what is there. Holders are
-    counted: the descriptor is closed when the download has ended and nobody holds it.
+    counted, whoever makes it being the first: the descriptor is closed when nobody holds it any more.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Download:
         self._verified = False
         self._error: UpstreamError | None = None
         self._hash = hashlib.sha256()
-        self._holders = 1  # the one who runs it
+        self._holders = 1
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def hold(self) -> None:
@@ -98,8 +98,6 @@ class Download:
             with self._changed:
                 self._verified = True
                 self._changed.notify_all()
-        finally:
-            self.release()
 
     def _readable(self) -> int:
         """How far readers may go: one byte less than everything until the whole is verified."""

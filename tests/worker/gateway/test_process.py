@@ -224,3 +224,10 @@ def test_authorities_that_cannot_be_read(index: IndexServer, tmp_path: Path) -> 
     with pytest.raises(GatewayError, match=r"ca\.pem, named by REQUESTS_CA_BUNDLE"), process:
         pass
     assert list((tmp_path / "cache" / "part").iterdir()) == []
+
+
+def test_without_a_sound_document_it_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "worker.gateway"]
+    done = subprocess.run(command, input=b"{}\n", cwd=tmp_path, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stdout == b""
