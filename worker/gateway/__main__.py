@@ -34,6 +34,7 @@ def main() -> None:
 
     Always ends by ``os._exit``: threads may be waiting for an index, and nothing they hold outlives the process.
     """
+    configure_logging()  # standard output is for the parent
     try:
         parent_died = _take_signals()
         startup = Startup.model_validate_json(sys.stdin.buffer.readline())
@@ -93,7 +94,7 @@ def _die_with(parent_pid: int) -> None:
 
 
 def _set_up_logging(startup: Startup) -> None:
-    """Log to standard error, which the worker shares; standard output is for the parent."""
+    """Log to standard error, which the worker shares, without the secrets now known."""
     configure_logging(secrets=secret_values(startup))
     # An index may speak a newer minor version of the protocol: it is compatible by definition (PEP 629).
     warnings.simplefilter("ignore", pypi_simple.UnexpectedRepoVersionWarning)
