@@ -86,7 +86,12 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
         task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
         outcome = run(
             task.python,
-            download_arguments(spec.target, task.requirements, task.wheels),
+            download_arguments(
+                spec.target,
+                task.requirements,
+                task.wheels,
+                silence_seconds=agent.settings.fetch_timeout_seconds,
+            ),
             scratch=task.scratch,
             log=task.log,
             timeout_seconds=agent.settings.fetch_timeout_seconds,

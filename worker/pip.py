@@ -71,11 +71,11 @@ def pin(cache: Path) -> PinnedPip:
     return PinnedPip(place, found.version)
 
 
-def download_arguments(target: Target, requirements: Path, destination: Path) -> list[str]:
+def download_arguments(target: Target, requirements: Path, destination: Path, *, silence_seconds: float) -> list[str]:
     """Return pip's arguments for the wheels of ``requirements`` that ``target`` can load.
 
     A single ``--platform`` matches only itself, so every older platform is named too. ``--retries 0``: the gateway
-    retries, and knows why. The requirement and the address of the index stand in the file, since arguments can be read
+    retries, and knows why; it may be silent for ``silence_seconds`` while it does. The requirement and the address of the index stand in the file, since arguments can be read
     by everybody on the machine.
     """
     python = target.python.replace(".", "")
@@ -85,7 +85,8 @@ def download_arguments(target: Target, requirements: Path, destination: Path) ->
         *("--only-binary", ":all:", "--implementation", "cp", "--abi", f"cp{python}"),
         *("--python-version", target.python),
         *(argument for platform in platforms(target) for argument in ("--platform", platform)),
-        *("--no-input", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off", "--retries", "0"),
+        *("--no-input", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off"),
+        *("--retries", "0", "--timeout", str(int(silence_seconds))),
     ]
 
 

@@ -33,6 +33,7 @@ def machine(tmp_path: Path, index: IndexServer) -> Deployment:
             "MODERNE_AGENT_VISUALIZATION_RETRY_MAXBACKOFF": "200ms",
             "MODERNE_AGENT_VISUALIZATION_MINFREESPACE": "1MiB",
             "MODERNE_AGENT_PYPI_0_URL": index.url,
+            "MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "3s",
             "MODERNE_AGENT_PYPI_0_USERNAME": USERNAME,
             "MODERNE_AGENT_PYPI_0_PASSWORD": PASSWORD,
         },

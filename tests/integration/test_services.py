@@ -153,11 +153,10 @@ def test_messages_that_are_no_jobs_of_ours_do_not_harm_a_worker(
     app.send_task("os.system", args=["true"])
     publish(app, FetchMessage(job="j-unknown", attempt=1))
     app.close()
-    redis.rpush("vizfetch:celery:fetch", "no message at all")
     with deployment.service("scheduler"), deployment.service("worker") as worker:
         worker.wait_for(READY)
         batch = submit(deployment, "acme-charts==1.0")
-        eventually(lambda: store.batch(batch).finished)
+        eventually(lambda: store.batch(batch).finished, explain=worker.log.read_text)
         assert worker.log.read_text().count("message_refused") == 4
 
 
