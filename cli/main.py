@@ -54,11 +54,14 @@ def _explain(error: Exception) -> int:
     from config.problems import SettingsError
     from jobs.store import StatusUnavailable, UnknownJob
     from scheduler.manifest import InvalidManifest
-    from worker.errors import UnfitEnvironment
+    from worker.errors import Unfit
+    from worker.findings import Verdict
 
     match error:
-        case SettingsError() | UnfitEnvironment():
+        case SettingsError():
             code = EXIT_CONFIG
+        case Unfit():
+            code = EXIT_CONFIG if error.verdict is Verdict.WRONG else EXIT_UNAVAILABLE
         case StatusUnavailable():
             print_error(f"{error}; is moderne.agent.visualization.redis.url right, and does Redis run?")
             return EXIT_UNAVAILABLE

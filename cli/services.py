@@ -18,7 +18,8 @@ def worker(
     from worker.app import run
 
     called = invocation(context)
-    raise typer.Exit(run(called.settings(config), called.environment, drain=drain))
+    settings = called.settings(config)
+    raise typer.Exit(run(settings, called.environment, drain=drain, validate_connectivity=True))
 
 
 def scheduler(context: typer.Context, config: ConfigFile = None) -> None:

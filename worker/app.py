@@ -19,6 +19,7 @@ from jobs.models import FetchMessage
 from jobs.queue import QUEUE, celery_app
 from jobs.store import StatusStore
 from worker.attempt import Lines, run_attempt
+from worker.connectivity import require_services
 from worker.environment import check_environment, sweep
 from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
@@ -60,31 +61,35 @@ class _Child:
         run_attempt(message, self._agent, self._lines, stopping=self._stop.is_set)
 
 
-def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
+def run(
+    settings: Settings, environment: Mapping[str, str], *, drain: bool = False, validate_connectivity: bool = False
+) -> int:
     """Work until SIGTERM or SIGINT and return the exit code. ``environment`` is this process's own.
 
     On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
 
-    Raises ``UnfitEnvironment`` before anything is connected to, ``StatusUnavailable`` when Redis does not answer, and
-    ``BundleError`` when the store cannot be opened.
+    Raises ``UnfitEnvironment`` before anything is connected to, and ``UnfitServices`` when an index, Redis or the store
+    cannot be used; without ``validate_connectivity`` only Redis is asked (``StatusUnavailable``).
     """
     check_environment(settings)
     for left in sweep(settings.temporary_directory):
         _log.info("task_directory_swept", directory=str(left))
-    _check_services(settings)
+    if validate_connectivity:
+        require_services(settings, environment)
+    else:
+        _check_redis(settings)
     pip = pin(settings.cache.directory)
     trusted = ca_bundle(environment)
     with GatewayProcess(settings.indexes, settings.cache, ca_bundle=trusted, environment=environment) as gateway:
         return _serve(settings, gateway.address, pip, drain=drain)
 
 
-def _check_services(settings: Settings) -> None:
+def _check_redis(settings: Settings) -> None:
     redis = connect(settings.redis)
     try:
         StatusStore(redis).ping()
     finally:
         redis.close()
-    open_store(settings.storage)
 
 
 def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain: bool) -> int:
