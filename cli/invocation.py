@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from config.settings import Settings
+
+if TYPE_CHECKING:
+    from config.sources import Reading
 
 ConfigFile = Annotated[
     Path | None,
@@ -33,13 +36,17 @@ class Invocation:
 
     def settings(self, file: Path | None = None) -> Settings:
         """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``."""
+        return self.reading(file).settings
+
+    def reading(self, file: Path | None = None) -> "Reading":
+        """Return the settings with the origin of each, as ``settings`` does."""
         from config.logging import configure_logging
         from config.secrets import secret_values
-        from config.sources import load
+        from config.sources import read
 
-        settings = load(self.arguments, self.environment, file=file)
-        configure_logging(secrets=secret_values(settings))
-        return settings
+        reading = read(self.arguments, self.environment, file=file)
+        configure_logging(secrets=secret_values(reading.settings))
+        return reading
 
 
 def invocation(context: typer.Context) -> Invocation:

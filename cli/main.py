@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import batches, fetch, published, services
+from cli import batches, check, configuration, fetch, published, services
 from cli.invocation import Invocation
 from cli.output import print_error
 
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(fetch.fetch)
+app.command()(check.check)
+app.command()(configuration.config)
 app.command()(services.worker)
 app.command()(services.scheduler)
 app.command()(batches.submit)

@@ -1,9 +1,10 @@
 """Whether everything that a worker talks to can be used: each index, Redis and the store, all asked at once."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from config.settings import IndexSettings, Settings
@@ -32,7 +33,16 @@ def require_services(settings: Settings, environment: Mapping[str, str]) -> None
 
 
 def survey(settings: Settings, environment: Mapping[str, str], *, everything: bool = False) -> tuple[Finding, ...]:
-    """Ask each index, Redis and the store at once, and return what was found, in this order.
+    """Return what ``asking`` yields."""
+    with asking(settings, environment, everything=everything) as answers:
+        return answers()
+
+
+@contextmanager
+def asking(
+    settings: Settings, environment: Mapping[str, str], *, everything: bool = False
+) -> Iterator[Callable[[], tuple[Finding, ...]]]:
+    """Ask each index, Redis and the store at once, and yield what waits for the findings, in this order.
 
     With ``everything`` also the indexes with ``skipValidateConnectivity``, whose findings are then not required.
     Nothing is waited for longer than the longest of its own timeouts, so that all take as long as the slowest.
@@ -40,7 +50,7 @@ def survey(settings: Settings, environment: Mapping[str, str], *, everything: bo
     with store_look(settings.storage) as store:
         asked = [index for index in settings.indexes if everything or not index.skip_validate_connectivity]
         looks = [*(_index_look(index, environment) for index in asked), _redis_look(settings)]
-        return (*[look.result() for look in looks], store())
+        yield lambda: (*[look.result() for look in looks], store())
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def _executable(directory: Path, executable: bool) -> Finding:  # noqa: FBT001 -
 def _free_space(directory: Path, free_bytes: int, needed_bytes: int) -> Finding:
     subject, needed = "temporary directory, space", format_size(needed_bytes)
     if free_bytes >= needed_bytes:
-        return holds(subject, f"{_rounded(free_bytes)} are free; {needed} must be")
+        return holds(subject, f"{_rounded(free_bytes)} free, at least {needed} needed")
     return wrong(
         subject,
         f"{directory} has {_rounded(free_bytes)} free, less than minFreeSpace ({needed})",

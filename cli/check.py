@@ -1,0 +1,127 @@
+"""``vizfetch check``: whether the settings, this machine and everything a worker talks to can be used."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cli.invocation import AsJson, ConfigFile, Invocation, invocation
+from cli.output import console, print_json
+from config.problems import Problem, SettingsError
+
+if TYPE_CHECKING:
+    from config.sources import Reading
+    from worker.findings import Finding
+
+EXIT_CODES = {"holds": 0, "unreachable": 69, "wrong": 78}
+_STYLES = {"holds": "green", "unreachable": "red", "wrong": "red"}
+
+
+def check(context: typer.Context, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Look at settings, machine, indexes, Redis and store, and say what to do about what does not hold.
+
+    Exits with 78 when settings or machine have to be changed, and with 69 when a service cannot be reached.
+    """
+    from worker.findings import worst
+
+    findings = _findings(invocation(context), config)
+    verdict = worst(findings)
+    if as_json:
+        print_json({"verdict": verdict, "findings": [_document(finding) for finding in findings]})
+    else:
+        _print(findings)
+    raise typer.Exit(EXIT_CODES[verdict])
+
+
+def _findings(called: Invocation, config: Path | None) -> "tuple[Finding, ...]":
+    """Look at everything that can be looked at: without settings nobody knows whom to ask."""
+    from worker.connectivity import asking
+    from worker.contract import examine
+
+    try:
+        reading = called.reading(config)
+    except SettingsError as error:
+        return tuple(map(_of_problem, error.problems))
+    settings, environment = reading.settings, called.environment
+    # In this order: the store is asked by a fork, and a spinner is a thread.
+    with (
+        asking(settings, environment, everything=True) as services,
+        console(error=True).status("asking all indexes, Redis and the store"),
+    ):
+        return (_settings(reading), *_proxies(reading, environment), *examine(settings), *services())
+
+
+def _of_problem(problem: Problem) -> "Finding":
+    from worker.findings import wrong
+
+    place = problem.source if problem.line is None else f"{problem.source} line {problem.line}"
+    return wrong("settings", f"{place}: {problem.name}", problem.message)
+
+
+def _settings(reading: "Reading") -> "Finding":
+    from worker.findings import holds
+
+    written = sum(row.written is not None for row in reading.effective)
+    names = ", ".join(index.name for index in reading.settings.indexes)
+    return holds("settings", f"{written or 'none'} set, the others have their defaults; indexes in order: {names}")
+
+
+def _proxies(reading: "Reading", environment: Mapping[str, str]) -> "list[Finding]":
+    """Say which variables have no meaning here, although they have for other programs."""
+    from worker.findings import Finding, Verdict
+    from worker.index_check import unused_proxies
+
+    names = unused_proxies(environment)
+    without = [index for index in reading.settings.indexes if index.proxy is None]
+    if not names or not without:
+        return []
+    found = f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} set, and not used"
+    prefix = without[0].setting("proxy").removesuffix(".proxy")
+    if not without[0].name.startswith("pypi["):
+        prefix = "moderne.agent.pypi[{index}]"
+    advice = f"If an index is behind a proxy, set {prefix}.proxy.host and {prefix}.proxy.port."
+    return [Finding("proxy variables", Verdict.WRONG, found, advice, required=False)]
+
+
+def _document(finding: "Finding") -> dict[str, Any]:
+    return {
+        "subject": finding.subject,
+        "verdict": finding.verdict,
+        "required": finding.required,
+        "step": finding.step or None,
+        "found": finding.found,
+        "advice": finding.advice or None,
+    }
+
+
+def _print(findings: "Sequence[Finding]") -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    table.add_column("how", no_wrap=True)
+    table.add_column("found", overflow="fold")
+    for finding in findings:
+        table.add_row(Text(finding.subject), Text(_word(finding), style=_style(finding)), Text(finding.found))
+    out = console()
+    out.print(table)
+    for finding in findings:
+        if not finding.holds:
+            out.print(Text(finding.subject, style=_style(finding)), Text(finding.advice), soft_wrap=True, sep=": ")
+    if all(finding.holds for finding in findings):
+        out.print("everything holds", style="green")
+
+
+def _word(finding: "Finding") -> str:
+    if finding.holds:
+        return "holds"
+    if not finding.required:
+        return "note"
+    return f"{finding.step} fails" if finding.step else "wrong"
+
+
+def _style(finding: "Finding") -> str:
+    return "yellow" if not finding.required and not finding.holds else _STYLES[finding.verdict]
