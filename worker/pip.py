@@ -75,8 +75,8 @@ def download_arguments(target: Target, requirements: Path, destination: Path, *,
     """Return pip's arguments for the wheels of ``requirements`` that ``target`` can load.
 
     A single ``--platform`` matches only itself, so every older platform is named too. ``--retries 0``: the gateway
-    retries, and knows why; it may be silent for ``silence_seconds`` while it does. The requirement and the address of the index stand in the file, since arguments can be read
-    by everybody on the machine.
+    retries, and knows why; it may be silent for ``silence_seconds`` while it does. The requirement and the address of
+    the index stand in the file, since arguments can be read by everybody on the machine.
     """
     python = target.python.replace(".", "")
     return [
