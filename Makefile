@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench
 
-.PHONY: help demo test check format lint types imports reference docs lock clean
+.PHONY: help demo test check format lint types imports real reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ reference: $(VENV)/.dev ## do the documents show the settings as they are
 
 docs: $(VENV)/.dev ## write the settings into the documents
 	$(BIN)/python -m config.reference
+
+real: $(VENV)/.dev ## the main job on real input against the public index, and what a release must show
+	PYTHONPATH=. $(BIN)/python bench/real.py --batch
 
 lock: $(VENV)/.dev ## renew the requirements files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 \
