@@ -53,7 +53,8 @@ clean: ## remove what the other commands made
 $(VENV)/.runtime: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes -r requirements.txt
-	$(INSTALL) --no-deps --no-build-isolation --no-index --editable .
+	# setuptools warns of every editable installation; this one is what a checkout wants.
+	PYTHONWARNINGS=ignore $(INSTALL) --no-deps --no-build-isolation --no-index --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt

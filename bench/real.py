@@ -102,7 +102,11 @@ def _installs(place: Path, folder: Path) -> list[bool]:
         (old, f"pip {OLD_PIP}, requirements.txt", [*pip, *offline, *links]),
         (synced, "uv pip sync, pylock.toml", [str(BINARIES / "uv"), "pip", "sync", "--offline", f"--python={synced}"]),
     ]
-    locks = [["-r", folder / "pylock.toml"], ["-r", folder / "requirements.txt"], [folder / "pylock.toml"]]
+    locks: list[list[str | Path]] = [
+        ["-r", folder / "pylock.toml"],
+        ["-r", folder / "requirements.txt"],
+        [folder / "pylock.toml"],
+    ]
     return [
         _installed(python, what, *command, *(str(word) for word in lock))
         for (python, what, command), lock in zip(ways, locks, strict=True)
