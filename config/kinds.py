@@ -178,6 +178,14 @@ def architecture(text: str) -> str:
     return known
 
 
+def unknown_age(text: str) -> str:
+    """Read what files without an upload time are taken for."""
+    word = text.lower()
+    if word not in {"trust", "refuse"}:
+        raise ValueError("neither trust nor refuse; write one of them")
+    return word
+
+
 def sdists(text: str) -> str | tuple[str, ...]:
     """Read ``never``, ``allow``, or project names separated by commas; names are normalised (PEP 503)."""
     if text.lower() in {"never", "allow"}:
@@ -234,4 +242,5 @@ DIRECTORY = Kind("directory", directory)
 PYTHON = Kind("version", python_version)
 GLIBC = Kind("version", glibc_version)
 ARCHITECTURE = Kind("x86_64 or aarch64", architecture)
+UNKNOWN_AGE = Kind("trust or refuse", unknown_age)
 SDISTS = Kind("never, allow, or names", sdists, _write_sdists)

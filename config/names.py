@@ -130,6 +130,9 @@ SETTINGS: tuple[Setting, ...] = (
     _index("proxy.port", kinds.PORT, "", "The proxy's port."),
     _index("connectTimeout", kinds.TIMEOUT, "30s", "Until the connection stands and the first data is received."),
     _index("readTimeout", kinds.TIMEOUT, "60s", "For reading the response body."),
+    _index(
+        "maxConnections", kinds.COUNT, "", "Requests to the index at once, of all workers together; empty: no limit."
+    ),
     _own(
         "redis.url",
         "redis.url",
@@ -173,6 +176,20 @@ SETTINGS: tuple[Setting, ...] = (
         kinds.SDISTS,
         "never",
         "Build packages that exist as source only: never, allow, or the names of projects that may be built.",
+    ),
+    _own(
+        "minPackageAge",
+        "min_package_age_seconds",
+        kinds.DURATION,
+        "0s",
+        "Files uploaded more recently than this are invisible, for example 3d; 0s: all are visible.",
+    ),
+    _own(
+        "minPackageAgeUnknown",
+        "min_package_age_unknown",
+        kinds.UNKNOWN_AGE,
+        "refuse",
+        "With minPackageAge, trust or refuse files whose index does not tell when they were uploaded.",
     ),
     _own("requireSpecs", "require_specs", kinds.BOOLEAN, "true", "Refuse packages without visualizations."),
     _own(

@@ -27,7 +27,11 @@ def markdown() -> str:
 
 def summary() -> str:
     """Return a short table of the settings that users of the platform's agent have today."""
-    chosen = [setting for setting in SETTINGS if setting.field == DOCUMENTED or setting.name.startswith(AGENT_INDEX)]
+    chosen = [
+        setting
+        for setting in SETTINGS
+        if setting.field == DOCUMENTED or (setting.name.startswith(AGENT_INDEX) and setting.field != _OURS_OF_AN_INDEX)
+    ]
     rows = [f"| `{_variable(setting)}` | {_default(setting)} | {setting.meaning} |" for setting in chosen]
     return "\n".join(["| environment variable | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
@@ -55,6 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     return 0
 
+
+_OURS_OF_AN_INDEX = "indexes.max_connections"
+"""The one setting of an index that only vizfetch has."""
 
 _NOTES = [
     "`{index}` is a whole number from 0; the order of the numbers is the order of priority. The Connector's names",

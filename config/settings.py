@@ -65,6 +65,8 @@ class IndexSettings(Model):
     """Until the connection stands and the first byte of the answer is there."""
     read_timeout_seconds: Seconds = 60
     """For the whole body."""
+    max_connections: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Requests to it at once, from all workers that share a Redis together; None: as many as there are."""
     prefix: Line = ""
     """What the names of its settings begin with: that of users' generation of names; by default the agent's."""
 
@@ -171,6 +173,10 @@ class Settings(Model):
     target: Target = Target()
     sdists: Literal["never", "allow"] | tuple[str, ...] = "never"
     """Whether packages that exist as source only may be built: the names are normalised (PEP 503)."""
+    min_package_age_seconds: Pause = 0
+    """Files uploaded less than this ago are invisible; 0: none are."""
+    min_package_age_unknown: Literal["trust", "refuse"] = "refuse"
+    """With ``min_package_age_seconds``, whether files whose index tells no upload time count as old enough."""
     require_specs: bool = True
     """Whether a package without visualizations is refused."""
     temporary_directory: Path = Path("/tmp")  # noqa: S108 - the default users expect; tasks make private directories below it
