@@ -11,18 +11,11 @@ from jobs.models import FetchMessage, JobState
 from jobs.queue import TASK, celery_app, publish
 from jobs.store import StatusStore
 from tests.integration.packages import PASSWORD
+from tests.integration.services import READY, submit
 from tests.support.command import Deployment, children, eventually
 from tests.support.index_server import IndexServer, Stall
 from tests.support.seaweed import S3Server
 from tests.support.valkey import PASSWORD as REDIS_PASSWORD
-
-READY = "ready."
-
-
-def submit(deployment: Deployment, *requirements: str) -> str:
-    done = deployment.run("submit", *requirements)
-    assert done.exit_code == 0, done.errors
-    return done.output.strip()
 
 
 def test_two_workers_share_a_batch_and_each_wheel_is_stored_once(
@@ -145,7 +138,7 @@ def test_a_cancelled_job_stops_and_publishes_nothing(
 
 
 def test_messages_that_are_no_jobs_of_ours_do_not_harm_a_worker(
-    deployment: Deployment, store: StatusStore, redis: Redis, redis_settings: RedisSettings
+    deployment: Deployment, store: StatusStore, redis_settings: RedisSettings
 ) -> None:
     app = celery_app(redis_settings)
     for content in ({}, {"job": 1}, {"version": 2, "job": "j-1", "attempt": 1}, {"job": "j-1", "attempt": 1, "x": 1}):
