@@ -199,6 +199,14 @@ def sdists(text: str) -> str | tuple[str, ...]:
     return tuple(dict.fromkeys(normal))
 
 
+def verification(text: str) -> str:
+    """Read how a bundle is proved before it is published."""
+    word = text.lower()
+    if word not in {"check", "install"}:
+        raise ValueError("neither check nor install; write one of them")
+    return word
+
+
 def _split(text: str) -> SplitResult:
     if re.search(r"\s", line(text)):
         raise ValueError("holds a space; write it as %20")
@@ -242,5 +250,6 @@ DIRECTORY = Kind("directory", directory)
 PYTHON = Kind("version", python_version)
 GLIBC = Kind("version", glibc_version)
 ARCHITECTURE = Kind("x86_64 or aarch64", architecture)
+VERIFY = Kind("check or install", verification)
 UNKNOWN_AGE = Kind("trust or refuse", unknown_age)
 SDISTS = Kind("never, allow, or names", sdists, _write_sdists)

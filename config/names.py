@@ -193,6 +193,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     _own("requireSpecs", "require_specs", kinds.BOOLEAN, "true", "Refuse packages without visualizations."),
     _own(
+        "verify",
+        "verify",
+        kinds.VERIFY,
+        "check",
+        "How a bundle is proved before it is published: check its files, or also install and import the package.",
+    ),
+    _own(
         "temporaryDirectory",
         "temporary_directory",
         kinds.DIRECTORY,

@@ -179,6 +179,8 @@ class Settings(Model):
     """With ``min_package_age_seconds``, whether files whose index tells no upload time count as old enough."""
     require_specs: bool = True
     """Whether a package without visualizations is refused."""
+    verify: Literal["check", "install"] = "check"
+    """Whether a bundle's files are checked, or the package is also installed and imported before it is published."""
     temporary_directory: Path = Path("/tmp")  # noqa: S108 - the default users expect; tasks make private directories below it
     """Absolute when read by ``config.sources``: ``temporaryDirectory``, else ``java.io.tmpdir``, else ``TMPDIR``."""
     min_free_space_bytes: Bytes = 2 * 2**30
