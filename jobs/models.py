@@ -112,6 +112,28 @@ class PublishedBundle(Document):
     size_bytes: int
     uploaded_bytes: int
     visualizations: int
+    created_at: datetime | None = Field(default=None, exclude=True)
+    """When it was first published; for the catalogue, not part of the JSON contract of jobs."""
+
+
+class CatalogEntry(Document):
+    """One published bundle as the catalogue knows it."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    name: str
+    version: str
+    target: Target
+    uri: str
+    wheels: int
+    size_bytes: int
+    visualizations: int
+    created_at: datetime
+
+    @property
+    def key(self) -> str:
+        """What it is known by: the same place in the store has the same key."""
+        return f"{self.name}/{self.version}/{self.id}"
 
 
 class Timings(Document):

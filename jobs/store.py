@@ -12,12 +12,15 @@ from typing import Any, cast
 from redis import Redis
 from redis.exceptions import RedisError
 
+from config.settings import Target
 from jobs.errors import ErrorKind
-from jobs.models import Batch, Claim, Job, JobError, JobSpec, JobState, Progress, PublishedBundle, Timings
+from jobs.models import Batch, CatalogEntry, Claim, Job, JobError, JobSpec, JobState, Progress, PublishedBundle, Timings
 from jobs.scripts import Scripts
 
 HISTORY_SECONDS = 30 * 24 * 3600
 PREFIX = "vizfetch"
+CATALOG = "catalog"
+"""The key of ``jobs.catalog``, after the prefix."""
 
 _REAP_AT_ONCE = 100
 _READ_AT_ONCE = 1000
@@ -118,7 +121,10 @@ class StatusStore:
             return bool(self._run("renew", claim.job, claim.attempt, int(lease_seconds * 1000), shown))
 
     def finish_published(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
-        """Record success; False means fenced, and nothing changed."""
+        """Record success; False means fenced: the bundle is in the store and the catalogue, but not by this attempt."""
+        entry = _catalog_entry(bundle, claim.spec.target)
+        with _translated():
+            self._redis.hset(f"{self._prefix}:{CATALOG}", entry.key, entry.as_json())
         return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json())
 
     def finish_failed(self, claim: Claim, error: JobError, timings: Timings) -> bool:
@@ -195,6 +201,20 @@ class StatusStore:
                 found.extend(pipe.execute())
         # A job may have expired a moment before the batch that lists it.
         return [_job(job, fields) for job, fields in zip(ids, found, strict=True) if fields]
+
+
+def _catalog_entry(bundle: PublishedBundle, target: Target) -> CatalogEntry:
+    return CatalogEntry(
+        id=bundle.id,
+        name=bundle.name,
+        version=bundle.version,
+        target=target,
+        uri=bundle.uri,
+        wheels=len(bundle.wheels),
+        size_bytes=bundle.size_bytes,
+        visualizations=bundle.visualizations,
+        created_at=bundle.created_at or datetime.now(UTC),
+    )
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
