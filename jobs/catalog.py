@@ -1,7 +1,7 @@
 """The catalogue: what is published, told by Redis without asking the store.
 
-One key: ``PREFIX:catalog``, a hash of bundles (JSON) by NAME/VERSION/ID, kept until the bundle is collected. The store is
-the truth: whoever publishes a bundle adds it here, and everything can be made again from the store.
+One key: ``PREFIX:catalog``, a hash of bundles (JSON) by NAME/VERSION/ID, kept until the bundle is collected. The store
+is the truth: whoever publishes a bundle adds it here, and everything can be made again from the store.
 """
 
 from collections.abc import Iterable, Iterator
@@ -49,8 +49,8 @@ class Catalog:
         """
         fresh = {entry.key: entry.as_json() for entry in entries}
         with _translated(), self._redis.pipeline() as pipe:
-            if fresh:
-                pipe.hset(self._key, mapping=fresh)
+            for key, entry in fresh.items():
+                pipe.hset(self._key, key, entry)
             if gone := known - fresh.keys():
                 pipe.hdel(self._key, *gone)
             pipe.execute()
