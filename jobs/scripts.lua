@@ -14,6 +14,8 @@
 --   P:due            zset    id of a queued job by the time (ms) at which a message for it is to be published
 --   P:leases         zset    id of a running job by the time (ms) at which its lease ends
 --
+--   P:index:…                what workers know of indexes, see traffic.lua
+--
 -- The scheduler and the workers own all of them together; nobody else writes them.
 -- Each script below is preceded by this common part and named by the line that opens it.
 
@@ -157,6 +159,16 @@ local id, now = ARGV[2], now_ms()
 if not holds(id, ARGV[3]) then return 0 end
 end_lease(id)
 queue_again(id, 'running', now, now)
+return 1
+
+--- script: postpone
+-- ARGV: P, id, attempt, error (JSON), delay_ms. Returns 1, or 0 when the attempt is not the caller's any more.
+-- Gives a job back that could not be tried (its index is known to be down): the attempt is not counted.
+local id, now = ARGV[2], now_ms()
+if not holds(id, ARGV[3]) then return 0 end
+end_lease(id)
+redis.call('HSET', job_key(id), 'error', ARGV[4])
+queue_again(id, 'running', now, now + tonumber(ARGV[5]))
 return 1
 
 --- script: reap
