@@ -140,6 +140,14 @@ class StatusStore:
         with _translated():
             return bool(self._run("release", claim.job, claim.attempt))
 
+    def postpone(self, claim: Claim, error: JobError, delay_seconds: float) -> bool:
+        """Give an attempt back that could not be made, and queue the next in ``delay_seconds``; False means fenced.
+
+        It is not counted: nothing was tried.
+        """
+        with _translated():
+            return bool(self._run("postpone", claim.job, claim.attempt, error.as_json(), int(delay_seconds * 1000)))
+
     def _finish(self, claim: Claim, state: JobState, *results: str, delay_seconds: float = 0) -> bool:
         delay_ms = int(delay_seconds * 1000)
         with _translated():
