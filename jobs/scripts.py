@@ -1,4 +1,4 @@
-"""The Lua scripts of ``scripts.lua``, ready to be called."""
+"""The Lua scripts of ``scripts.lua`` and ``traffic.lua``, ready to be called."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,9 +11,9 @@ _MARK = "--- script: "
 
 
 @cache
-def sources() -> dict[str, str]:
-    """Return each script by its name, with the common part in front of it."""
-    common, *scripts = files("jobs").joinpath("scripts.lua").read_text(encoding="utf-8").split(_MARK)
+def sources(file: str = "scripts.lua") -> dict[str, str]:
+    """Return each script of ``file`` by its name, with the common part in front of it."""
+    common, *scripts = files("jobs").joinpath(file).read_text(encoding="utf-8").split(_MARK)
     named = (script.split("\n", 1) for script in scripts)
     return {name.strip(): common + body for name, body in named}
 
@@ -25,10 +25,10 @@ class Scripts:
     LOAD, so a Redis that was restarted or flushed needs no care.
     """
 
-    def __init__(self, redis: Redis, prefix: str) -> None:
+    def __init__(self, redis: Redis, prefix: str, file: str = "scripts.lua") -> None:
         self._prefix = prefix
         self._scripts: dict[str, Callable[..., Any]] = {
-            name: redis.register_script(source) for name, source in sources().items()
+            name: redis.register_script(source) for name, source in sources(file).items()
         }
 
     def __call__(self, name: str, *arguments: str | int) -> Any:  # noqa: ANN401 - each script has its own answer

@@ -24,7 +24,7 @@ from worker.environment import check_environment, sweep
 from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
-from worker.gateway.startup import ca_bundle
+from worker.gateway.startup import Rules, ca_bundle
 from worker.pip import PinnedPip, pin
 from worker.tasks import register
 
@@ -80,8 +80,23 @@ def run(
         _check_redis(settings)
     pip = pin(settings.cache.directory)
     trusted = ca_bundle(environment)
-    with GatewayProcess(settings.indexes, settings.cache, ca_bundle=trusted, environment=environment) as gateway:
+    with GatewayProcess(
+        settings.indexes,
+        settings.cache,
+        ca_bundle=trusted,
+        rules=_rules(settings),
+        redis=settings.redis,
+        environment=environment,
+    ) as gateway:
         return _serve(settings, gateway.address, pip, drain=drain)
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        sdists=settings.sdists,
+        min_package_age_seconds=settings.min_package_age_seconds,
+        min_package_age_unknown=settings.min_package_age_unknown,
+    )
 
 
 def _check_redis(settings: Settings) -> None:

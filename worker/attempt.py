@@ -16,6 +16,7 @@ from worker.fetch import Agent, Steps, fetch
 from worker.heartbeat import Heartbeat
 
 _ASK_AGAIN_SECONDS = 0.5
+_MAX_SPREAD_SECONDS = 30.0
 
 _log = structlog.get_logger()
 
@@ -77,12 +78,22 @@ class _Attempt:
     def _failure(self, error: FetchError) -> Callable[[], bool]:
         kind = error.kind
         told = JobError(kind=kind, retryable=kind.retryable, index=error.index, message=error.message)
+        if not error.tried and kind.retryable:
+            return self._postponed(error, told)
         if not self._worth_another(kind):
             _log.error("job_failed", kind=kind, message=error.message)
             return lambda: self.status.finish_failed(self.claim, told, self._timings())
-        delay_seconds = backoff_seconds(self.agent.settings.retry, self.claim.tries)
+        backoff = backoff_seconds(self.agent.settings.retry, self.claim.tries)
+        delay_seconds = max(backoff, error.again_in_seconds or 0)
         _log.warning("attempt_failed", kind=kind, message=error.message, retry_in_seconds=round(delay_seconds, 1))
         return lambda: self.status.finish_for_retry(self.claim, told, self._timings(), delay_seconds)
+
+    def _postponed(self, error: FetchError, told: JobError) -> Callable[[], bool]:
+        """Come back when the index may be asked again; spread, since all who wait would come at once."""
+        wait_seconds = error.again_in_seconds or 0
+        delay_seconds = wait_seconds + random.uniform(0, min(wait_seconds, _MAX_SPREAD_SECONDS))  # noqa: S311 - the same
+        _log.warning("attempt_postponed", kind=error.kind, message=error.message, seconds=round(delay_seconds, 1))
+        return lambda: self.status.postpone(self.claim, told, delay_seconds)
 
     def _worth_another(self, kind: ErrorKind) -> bool:
         allowed = self.claim.spec.max_attempts

@@ -11,11 +11,23 @@ class WorkerError(Exception):
 class FetchError(WorkerError):
     """The fetch failed for a reason that users are told.
 
-    ``kind`` decides whether it is tried again; ``index`` is the name of the index to blame, if one is.
+    ``kind`` decides whether it is tried again, and ``again_in_seconds`` how long at least that makes no sense;
+    ``index`` is the name of the index to blame, if one is. With ``tried`` False nothing was even asked, since the
+    index is known to be down.
     """
 
-    def __init__(self, kind: ErrorKind, message: str, *, index: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: ErrorKind,
+        message: str,
+        *,
+        index: str | None = None,
+        again_in_seconds: float | None = None,
+        tried: bool = True,
+    ) -> None:
         super().__init__(message)
+        self.again_in_seconds = again_in_seconds
+        self.tried = tried
         self.kind = kind
         self.message = message
         self.index = index

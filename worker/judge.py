@@ -47,9 +47,16 @@ _BUNDLE_KINDS: tuple[tuple[type[BundleError], ErrorKind], ...] = (
 def judge(requirement: Requirement, outcome: Outcome, record: Record) -> None:
     """Raise ``FetchError`` unless the download went well in every respect, also when pip says that it did."""
     if record.incidents:
-        # Of several, the one that somebody has to act on is told before one that may pass.
-        worst = min(record.incidents, key=lambda incident: incident.kind.retryable)
-        raise FetchError(worst.kind, worst.message, index=worst.index)
+        # Of several, the one that somebody has to act on is told before one that may pass, and what happened before
+        # what was only left alone.
+        worst = min(record.incidents, key=lambda incident: (incident.kind.retryable, incident.attempts == 0))
+        raise FetchError(
+            worst.kind,
+            worst.message,
+            index=worst.index,
+            again_in_seconds=worst.again_in_seconds,
+            tried=worst.attempts > 0,
+        )
     if outcome.exit_code != 0:
         raise _pip_failure(requirement, outcome, record)
 
@@ -99,7 +106,7 @@ def _unmatched_failure(missing: Requirement, asked_by: str, project: Project | N
         return FetchError(
             ErrorKind.NOT_FOUND,
             f"The index {project.index} has no version of {missing.name} that satisfies `{missing}`{asked_by}. "
-            f"It has {_newest(project.versions)}.",
+            f"It has {_newest(project.versions)}.{_status(project)}",
             index=project.index,
         )
     return _unusable(missing, asked_by, project, fitting)
@@ -118,9 +125,13 @@ def _unusable(missing: Requirement, asked_by: str, project: Project, fitting: Se
     return FetchError(
         ErrorKind.NO_COMPATIBLE_WHEEL,
         f"No version of {missing.name} that satisfies `{missing}`{asked_by} has a wheel for the target: "
-        f"{project.index} has {shown} ({', '.join(sorted(reasons))}).",
+        f"{project.index} has {shown} ({', '.join(sorted(reasons))}).{_status(project)}",
         index=project.index,
     )
+
+
+def _status(project: Project) -> str:
+    return f" The index says of the project: {project.status}." if project.status else ""
 
 
 def _matches(requirement: Requirement, version: str) -> bool:

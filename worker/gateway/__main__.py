@@ -21,6 +21,7 @@ from worker.gateway.server import Application, Server
 from worker.gateway.shelf import Shelf
 from worker.gateway.startup import Startup
 from worker.gateway.tasks import Tasks
+from worker.gateway.traffic import traffic
 from worker.gateway.transport import TrustError
 from worker.gateway.upstream import Upstream
 
@@ -101,11 +102,13 @@ def _set_up_logging(startup: Startup) -> None:
 
 
 def _server(startup: Startup, cache: FileCache) -> Server:
+    known = traffic(startup.redis, startup.patience)
     upstreams = tuple(
-        Upstream(settings, ca_bundle=startup.ca_bundle, retries=startup.retries) for settings in startup.indexes
+        Upstream(settings, ca_bundle=startup.ca_bundle, retries=startup.retries, traffic=known)
+        for settings in startup.indexes
     )
-    shelf = Shelf(startup.cache.page_ttl_seconds)
-    tasks = Tasks(upstreams, shelf, cache, startup.session_idle_seconds)
+    shelf = Shelf(startup.cache.page_ttl_seconds, cache.pages)
+    tasks = Tasks(upstreams, shelf, cache, startup.session_idle_seconds, startup.rules)
     application = Application(tasks, startup.control_token.get_secret_value())
     return Server(socket.socket(fileno=startup.listen_fd), application, startup.threads)
 

@@ -23,6 +23,7 @@ _BY_KIND = {
     ErrorKind.SERVER_ERROR: "Check {index}.url, and the index itself; the job is tried again later.",
     ErrorKind.TRUNCATED: "The index or something before it breaks connections; the job is tried again later.",
     ErrorKind.HASH_MISMATCH: "The file at the index is not the one its page describes: ask who runs the index.",
+    ErrorKind.BROKEN_WHEEL: "Nothing older is taken in its place: ask who runs the index to replace or yank the file.",
     ErrorKind.DISK_FULL: (
         "Make room where moderne.agent.visualization.cache.directory is, or lower "
         "moderne.agent.visualization.cache.maxSize."

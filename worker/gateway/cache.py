@@ -3,7 +3,9 @@
 Layout of the directory::
 
     files/ab/abcdef…        a file, named by its sha256
+    pages/ab/abcdef…        a page, see ``worker.gateway.pagefiles``
     links/…                 what was found at an address whose index promises no sha256; JSON
+    locks                   what keeps two processes from fetching the same, see ``worker.gateway.locks``
     part/<random>/          temporary files of one process, which holds a lock on ``part/<random>/lock``
 """
 
@@ -18,17 +20,31 @@ import secrets
 import shutil
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from jobs.errors import ErrorKind
+from worker.gateway import inside
+from worker.gateway.addresses import shown
 from worker.gateway.download import READ_BYTES, Download, disk_error
+from worker.gateway.errors import UpstreamError
+from worker.gateway.locks import KeyLocks
+from worker.gateway.pagefiles import PageFiles
 from worker.gateway.upstream import Upstream
 
 _ROOM_LEFT = 0.9
 """How full the cache is after an eviction, so that the next file does not cause another."""
+
+_RECOUNT = 0.05
+"""How much of its size the cache may grow by before the files of other processes are counted again."""
+MAX_FILE_BYTES = 8 * 2**30
+"""Three times the largest wheels in use; a larger cache takes larger files."""
+_MAX_METADATA_BYTES = 16 * 2**20
+_KEPT_METADATA = 500
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -42,24 +58,33 @@ class Wanted:
     url: str
     sha256: str | None
     size_bytes: int | None
+    wheel: str | None = None
+    """The file name of a wheel, which must hold what it says; None for anything else."""
+    is_metadata: bool = False
 
 
 class Stored:
     """A complete, verified file, open for reading. Close it after use."""
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, size_bytes: int, sha256: str) -> None:
+        self.descriptor = descriptor
         self.size_bytes = size_bytes
+        self.sha256 = sha256
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield the bytes from ``start`` up to ``stop``."""
-        while start < stop and (data := os.pread(self._descriptor, min(READ_BYTES, stop - start), start)):
+        while start < stop and (data := os.pread(self.descriptor, min(READ_BYTES, stop - start), start)):
             yield data
             start += len(data)
 
+    @property
+    def path(self) -> Path:
+        """A path that opens the very same bytes, with a position of its own, also after an eviction."""
+        return Path(f"/proc/self/fd/{self.descriptor}")
+
     def close(self) -> None:
         """Let go of the file; it may have been evicted meanwhile."""
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
 
 class Growing:
@@ -82,7 +107,22 @@ class Growing:
         self._download.release()
 
 
-Content = Stored | Growing
+class Made:
+    """Content that stands in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size_bytes = len(content)
+
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from ``start`` up to ``stop``."""
+        yield self._content[start:stop]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+Content = Stored | Growing | Made
 
 
 class FileCache:
@@ -97,10 +137,17 @@ class FileCache:
         self._lock = threading.Lock()
         self._downloads: dict[str, Download] = {}
         self._verified: dict[str, tuple[int, int]] = {}
-        for path in (directory, self._files, self._links):
+        self._metadata: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._pages = directory / "pages"
+        for path in (directory, self._files, self._links, self._pages):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts = _own_parts(directory / "part")
-        self._size_bytes = sum(entry.size_bytes for entry in self._entries())
+        self._locks = KeyLocks(directory / "locks")
+        self.pages = PageFiles(self._pages, self._locks, self._new_part, self._added)
+        self._size_bytes = 0
+        self._uncounted_bytes = 0
+        with self._lock:
+            self._evict()
 
     def open(self, upstream: Upstream, wanted: Wanted) -> Content:
         """Return a file's content, from the cache or as it arrives. Blocks until its size is known.
@@ -113,6 +160,22 @@ class FileCache:
         except OSError as error:
             raise disk_error(error, wanted.url) from error
 
+    def metadata(self, upstream: Upstream, wanted: Wanted) -> Made:
+        """Return a wheel's metadata (PEP 658), made from the wheel itself, which is fetched if it is not there.
+
+        That costs the index nothing more: a client that is told of no metadata fetches the whole wheel for it.
+        Raises UpstreamError.
+        """
+        while True:
+            content = self.open(upstream, wanted)
+            try:
+                if isinstance(content, Stored):
+                    return Made(self._checked(content.sha256, content.path, wanted))
+                for _ in content.chunks(content.size_bytes - 1, content.size_bytes):  # when the whole is there
+                    pass
+            finally:
+                content.close()
+
     def close(self) -> None:
         """Remove this process's temporary files. Downloads under way fail."""
         shutil.rmtree(self._parts, ignore_errors=True)
@@ -122,6 +185,7 @@ class FileCache:
             sha256 = wanted.sha256 or self._linked(link)
             stored = self._stored(sha256) if sha256 else None
             if stored is not None:
+                self._check_name(stored, wanted)
                 return stored
             download = self._download(upstream, wanted, link)
             if download is not None:
@@ -135,36 +199,90 @@ class FileCache:
             if download is None:
                 if wanted.sha256 and self._path(wanted.sha256).exists():
                     return None
-                download = Download(upstream, wanted.url, wanted.sha256, wanted.size_bytes, self._new_part())
+                download = Download(
+                    upstream,
+                    wanted.url,
+                    wanted.sha256,
+                    wanted.size_bytes,
+                    self._new_part(),
+                    max_bytes=_MAX_METADATA_BYTES if wanted.is_metadata else max(self._max_size_bytes, MAX_FILE_BYTES),
+                )
                 self._downloads[key] = download
-                threading.Thread(target=self._run, args=(key, download, link), daemon=True).start()
+                work = (key, download, wanted, link)
+                threading.Thread(target=self._run, args=work, daemon=True).start()
             download.hold()
             return download
 
     def _new_part(self) -> Path:
         return self._parts / secrets.token_hex(8)
 
-    def _run(self, key: str, download: Download, link: Path) -> None:
+    def _run(self, key: str, download: Download, wanted: Wanted, link: Path) -> None:
         """Download, keep, and only then stop being the place to ask: nobody fetches it a second time."""
         try:
-            download.run(lambda sha256: self._keep(download, sha256, link))
+            with download.failing(), self._locks.held(f"file {key}", download.patience_seconds):
+                # Another process may have fetched it while this one waited.
+                sha256 = wanted.sha256 or self._linked(link)
+                stored = self._stored(sha256) if sha256 else None
+                if stored is None:
+                    download.run(lambda sha256: self._keep(download, sha256, wanted, link))
+                else:
+                    with contextlib.closing(stored):
+                        self._check_name(stored, wanted)
+                        download.adopt(stored.descriptor, stored.size_bytes)
         finally:
             with self._lock:
                 del self._downloads[key]
             download.release()  # only now: nobody can join it any more
 
-    def _keep(self, download: Download, sha256: str, link: Path) -> None:
+    def _keep(self, download: Download, sha256: str, wanted: Wanted, link: Path) -> None:
         path = self._path(sha256)
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        self._checked(sha256, download.path, wanted)
         status = download.path.stat()
         download.path.rename(path)
         if download.expected_sha256 is None:
             self._write_link(link, sha256)
         with self._lock:
             self._verified[sha256] = (status.st_ino, status.st_size)
-            self._size_bytes += status.st_size
-            if self._size_bytes > self._max_size_bytes:
+        self._added(path, status.st_size)
+
+    def _added(self, path: Path, size_bytes: int) -> None:
+        """Count a new entry, and make room if need be."""
+        with self._lock:
+            self._size_bytes += size_bytes
+            self._uncounted_bytes += size_bytes
+            if self._size_bytes > self._max_size_bytes or self._uncounted_bytes > self._max_size_bytes * _RECOUNT:
                 self._evict(spare=path)
+
+    def _check_name(self, stored: Stored, wanted: Wanted) -> None:
+        try:
+            self._checked(stored.sha256, stored.path, wanted)
+        except BaseException:
+            stored.close()
+            raise
+
+    def _checked(self, sha256: str, path: Path, wanted: Wanted) -> bytes:
+        """Return a wheel's metadata, read once for each name that it has; nothing for anything else.
+
+        Raises UpstreamError when the wheel is not what its name says.
+        """
+        if wanted.wheel is None:
+            return b""
+        key = sha256, wanted.wheel
+        with self._lock:
+            if key in self._metadata:
+                self._metadata.move_to_end(key)
+                return self._metadata[key]
+        try:
+            content = inside.metadata(path, wanted.wheel)
+        except inside.NotThisWheel as error:
+            reason = f"is not the wheel that its name says: {error}"
+            raise UpstreamError(ErrorKind.BROKEN_WHEEL, reason, url=shown(wanted.url)) from error
+        with self._lock:
+            self._metadata[key] = content
+            while len(self._metadata) > _KEPT_METADATA:
+                self._metadata.popitem(last=False)
+        return content
 
     def _path(self, sha256: str) -> Path:
         return self._files / sha256[:2] / sha256
@@ -184,7 +302,7 @@ class FileCache:
             return None
         with contextlib.suppress(OSError):  # evicted meanwhile, or not ours to touch
             os.utime(path)
-        return Stored(descriptor, status.st_size)
+        return Stored(descriptor, status.st_size, sha256)
 
     def _sound(self, sha256: str, descriptor: int, status: os.stat_result) -> bool:
         """Compare with what was verified before; hash what this process has not verified yet."""
@@ -218,20 +336,19 @@ class FileCache:
         part.write_text(json.dumps({"sha256": sha256}), encoding="ascii")
         part.rename(link)
 
-    def _entries(self) -> Iterator["_Entry"]:
-        for path in self._files.glob("??/*"):
-            with contextlib.suppress(FileNotFoundError):  # evicted by another process
-                status = path.stat()
-                yield _Entry(status.st_mtime, status.st_size, path)
+    def _entries(self) -> Iterator["Entry"]:
+        yield from entries(self._files)
+        yield from entries(self._pages)
 
-    def _evict(self, spare: Path) -> None:
-        """Remove the least recently used files. Who has one open keeps reading it: its bytes stay until then.
+    def _evict(self, spare: Path | None = None) -> None:
+        """Remove the least recently used entries if there are too many.
 
-        Counts anew, since other processes add and remove too. Called with the lock held.
+        Who has one open keeps reading it: its bytes stay until then. Counts anew, since other processes add and
+        remove too. Called with the lock held.
         """
-        entries = sorted(self._entries(), key=lambda entry: entry.used_at)
-        size_bytes = sum(entry.size_bytes for entry in entries)
-        for entry in entries:
+        found = sorted(self._entries(), key=lambda entry: entry.used_at)
+        size_bytes = sum(entry.size_bytes for entry in found)
+        for entry in found if size_bytes > self._max_size_bytes else ():
             if size_bytes <= self._max_size_bytes * _ROOM_LEFT:
                 break
             if entry.path != spare:
@@ -239,6 +356,7 @@ class FileCache:
                 self._verified.pop(entry.path.name, None)
                 size_bytes -= entry.size_bytes
         self._size_bytes = size_bytes
+        self._uncounted_bytes = 0
 
 
 def _growing(download: Download) -> Growing:
@@ -251,10 +369,20 @@ def _growing(download: Download) -> Growing:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A kept file."""
+
     used_at: float
     size_bytes: int
     path: Path
+
+
+def entries(directory: Path) -> Iterator[Entry]:
+    """Yield what is kept below ``files`` or ``pages``."""
+    for path in directory.glob("??/*"):
+        with contextlib.suppress(FileNotFoundError):  # evicted by another process
+            status = path.stat()
+            yield Entry(status.st_mtime, status.st_size, path)
 
 
 def _own_parts(parts: Path) -> Path:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.errors import ErrorKind
@@ -26,9 +27,18 @@ class Download:
     """
 
     def __init__(
-        self, upstream: Upstream, url: str, expected_sha256: str | None, promised_size: int | None, path: Path
+        self,
+        upstream: Upstream,
+        url: str,
+        expected_sha256: str | None,
+        promised_size: int | None,
+        path: Path,
+        *,
+        max_bytes: int,
     ) -> None:
+        """``max_bytes`` is what is taken in at most, whatever the index says or does not say of the size."""
         self.path = path
+        self._max_bytes = max_bytes
         self.expected_sha256 = expected_sha256
         self._upstream = upstream
         self._url = url
@@ -83,21 +93,41 @@ class Download:
     def run(self, keep: Callable[[str], None]) -> None:
         """Download everything, verify it and call ``keep`` with its sha256, before readers get the last byte.
 
-        Errors go to the readers. Leaves no file behind when it fails.
+        Called within ``failing``.
         """
+        self._upstream.retrying(self._attempt)
+        keep(self._verify())
+        self._complete()
+
+    def adopt(self, descriptor: int, size_bytes: int) -> None:
+        """Be the complete, verified file behind ``descriptor`` instead. Nothing may have been downloaded yet."""
+        os.dup2(descriptor, self._descriptor, inheritable=False)
+        self.path.unlink(missing_ok=True)
+        self._received = self._total = size_bytes
+        self._complete()
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Have all errors of the block go to the readers. Leaves no file behind when there is one."""
         try:
-            self._upstream.retrying(self._attempt)
-            keep(self._verify())
+            yield
         except UpstreamError as error:
             self._fail(error)
         except OSError as error:
             self._fail(disk_error(error, self._url))
         except BaseException as error:  # noqa: BLE001 - readers must learn of everything, or wait for ever
             self._fail(unexpected(error, self._url))
-        else:
-            with self._changed:
-                self._verified = True
-                self._changed.notify_all()
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long another process may take over the same file before this one goes ahead."""
+        return self._upstream.patience_seconds
+
+    def _complete(self) -> None:
+        with self._changed:
+            self._answered = True
+            self._verified = True
+            self._changed.notify_all()
 
     def _readable(self) -> int:
         """How far readers may go: one byte less than everything until the whole is verified."""
@@ -157,6 +187,8 @@ class Download:
 
     def _announce(self, announced: int | None) -> None:
         """Let readers begin: the index delivers. What it says of the size now counts more than its page."""
+        if announced is not None:
+            self._check_bound(announced)
         with self._changed:
             if announced is not None and not self._received:
                 self._total = announced
@@ -175,6 +207,7 @@ class Download:
             return
         if self._total is not None and self._received + len(data) > self._total:
             raise self._error_of(ErrorKind.HASH_MISMATCH, f"sent more than the {self._total} bytes it promised")
+        self._check_bound(self._received + len(data))
         written = 0
         while written < len(data):
             written += os.pwrite(self._descriptor, data[written:], self._received + written)
@@ -182,6 +215,11 @@ class Download:
         with self._changed:
             self._received += len(data)
             self._changed.notify_all()
+
+    def _check_bound(self, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            reason = f"sends more than the {self._max_bytes} bytes that such a file may have"
+            raise self._error_of(ErrorKind.SERVER_ERROR, reason, worth_retrying=False)
 
     def _verify(self) -> str:
         actual = self._hash.hexdigest()

@@ -35,6 +35,8 @@ class UpstreamError(GatewayError):
         status: int | None = None,
         retry_after_seconds: float | None = None,
         worth_retrying: bool | None = None,
+        again_in_seconds: float | None = None,
+        asked: bool = True,
     ) -> None:
         super().__init__(f"{kind}: {reason} ({url})")
         self.kind = kind
@@ -43,7 +45,10 @@ class UpstreamError(GatewayError):
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         self.worth_retrying = kind.retryable if worth_retrying is None else worth_retrying
-        self.attempts = 1
+        self.asked = asked
+        """False when the index is known to be down and was left alone."""
+        self.again_in_seconds = again_in_seconds if again_in_seconds is not None else retry_after_seconds
+        self.attempts = int(asked)
         self.duration_seconds = 0.0
 
 

@@ -3,11 +3,13 @@
 import html
 import json
 import re
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import pypi_simple
@@ -22,6 +24,7 @@ from pypi_simple.html_stream import parse_links_stream
 from bundles.target import fits, full_version, tags
 from config.settings import Target
 from worker.gateway.record import Availability
+from worker.gateway.startup import Rules
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
@@ -32,9 +35,19 @@ _HTML_TYPES = {HTML_TYPE, "text/html", "application/xhtml+xml"}
 _SOUND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
 _DIGEST = re.compile(r"[0-9a-fA-F]+")
 _SHA256_DIGITS = 64
+_SDIST = re.compile(r"\.(?:tar\.gz|zip)$")
+"""PEP 625, and the one other form that old projects have."""
 _ARCHIVE = re.compile(r"\.(?:whl|tar\.gz|zip|egg|tar\.bz2|tgz|tar\.xz|exe|msi|rpm)$")
 _LOGIN = re.compile(rb"""<input[^>]+type\s*=\s*["']?password""", re.IGNORECASE)
 _INTERACTIVE = re.compile(rb"<(?:form|input|script)\b", re.IGNORECASE)
+_STATUS = re.compile(
+    rb"""<meta\s+name\s*=\s*["']pypi:project-status(-reason)?["']\s+content\s*=\s*["']([^"']*)["']""", re.IGNORECASE
+)
+_HEAD_BYTES = 16 * 1024
+_QUARANTINED = "quarantined"
+_CUTOFF_STEP_SECONDS = 60
+"""Views of pages are shared by all tasks that ask within a minute, so the age is as exact as that."""
+_KEPT_VIEWS = 8
 
 
 class NotSimple(Exception):
@@ -67,6 +80,40 @@ class IndexFile:
         """The promised digest, if the index promises one that is worth it."""
         return self.hashes.get("sha256")
 
+    @property
+    def has_metadata(self) -> bool:
+        """Whether metadata can be asked for: the index has it, or it is made from the wheel."""
+        return self.is_wheel or self.metadata is not None
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Through what a page is seen: which of its files may be shown."""
+
+    target: Target
+    sdists: bool = False
+    uploaded_before: float | None = None
+    """Seconds since the epoch; None shows files of any age."""
+    unknown_age: bool = True
+    """Whether files without an upload time are shown nevertheless."""
+
+
+def lens(target: Target, rules: Rules, project: str) -> Lens:
+    """Return what a task with this target may see of a project."""
+    sdists = rules.sdists == "allow" or (isinstance(rules.sdists, tuple) and project in rules.sdists)
+    if rules.min_package_age_seconds <= 0:
+        return Lens(target, sdists)
+    cutoff = (time.time() - rules.min_package_age_seconds) // _CUTOFF_STEP_SECONDS * _CUTOFF_STEP_SECONDS
+    return Lens(target, sdists, cutoff, rules.min_package_age_unknown == "trust")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an index says of a project as a whole (PEP 792)."""
+
+    marker: str
+    reason: str | None = None
+
 
 @dataclass(frozen=True)
 class View:
@@ -75,47 +122,52 @@ class View:
     project: str
     files: Mapping[str, IndexFile]
     versions: Mapping[str, Availability]
+    status: Status | None = None
 
     @cached_property
     def json(self) -> bytes:
         """The page by PEP 691."""
-        return _as_json(self.project, self.files.values())
+        return _as_json(self.project, self.files.values(), self.status)
 
     @cached_property
     def html(self) -> bytes:
         """The page by PEP 503."""
-        return _as_html(self.project, self.files.values())
+        return _as_html(self.project, self.files.values(), self.status)
 
 
 @dataclass(frozen=True)
 class Page:
-    """A project's page, read. Views are made once for each target."""
+    """A project's page, read. Views are made once for each lens."""
 
     project: str
     url: str
     files: tuple[IndexFile, ...]
-    _views: dict[Target, View] = field(default_factory=dict, compare=False, repr=False)
+    status: Status | None = None
+    _views: dict[Lens, View] = field(default_factory=dict, compare=False, repr=False)
 
-    def view(self, target: Target) -> View:
-        """Return what ``target`` may see. Two threads may both make it; the results are the same."""
-        if target not in self._views:
-            self._views[target] = _view(self, target)
-        return self._views[target]
+    def view(self, lens: Lens) -> View:
+        """Return what may be seen through ``lens``. Two threads may both make it; the results are the same."""
+        view = self._views.get(lens)
+        if view is None:
+            if len(self._views) >= _KEPT_VIEWS:  # of minutes gone by
+                self._views.clear()
+            view = self._views[lens] = _view(self, lens)
+        return view
 
 
 def read(project: str, url: str, content_type: str, body: bytes) -> Page:
     """Read an index's answer. ``url`` is where it came from, ``project`` normalised. Raises NotSimple."""
     media_type, charset = _content_type(content_type)
     if media_type in _JSON_TYPES:
-        packages = _from_json(url, body)
+        packages, status = _from_json(url, body)
     elif media_type in _HTML_TYPES:
-        packages = _from_html(project, url, body, charset)
+        packages, status = _from_html(project, url, body, charset), _html_status(body)
     else:
         raise NotSimple(f"it is {media_type or 'of no type'}, neither JSON nor HTML")
     if len(packages) > MAX_LINKS:
         raise NotSimple(f"it has more than {MAX_LINKS} files")
     files = (_file(package, project) for package in packages)
-    return Page(project, url, tuple(file for file in files if file is not None))
+    return Page(project, url, tuple(file for file in files if file is not None), status)
 
 
 def _content_type(value: str) -> tuple[str, str | None]:
@@ -124,13 +176,30 @@ def _content_type(value: str) -> tuple[str, str | None]:
     return media_type.strip().lower(), match[1] if match else None
 
 
-def _from_json(url: str, body: bytes) -> list[pypi_simple.DistributionPackage]:
+def _from_json(url: str, body: bytes) -> tuple[list[pypi_simple.DistributionPackage], Status | None]:
     try:
-        return pypi_simple.ProjectPage.from_json_data(json.loads(body), url).packages
+        document = json.loads(body)
+        # Taken out before it is validated: an index may know of a status that is not in the standard yet.
+        status = _json_status(document.pop("project-status", None)) if isinstance(document, dict) else None
+        return pypi_simple.ProjectPage.from_json_data(document, url).packages, status
     except (ValueError, ValidationError, RecursionError) as error:
         raise NotSimple(f"its JSON is not a simple page: {_first_line(error)}") from error
     except pypi_simple.UnsupportedRepoVersionError as error:
         raise NotSimple(str(error)) from error
+
+
+def _json_status(value: object) -> Status | None:
+    marker = value.get("status") if isinstance(value, dict) else value
+    reason = value.get("reason") if isinstance(value, dict) else None
+    return Status(marker, reason if isinstance(reason, str) else None) if isinstance(marker, str) else None
+
+
+def _html_status(body: bytes) -> Status | None:
+    found = {
+        bool(reason): html.unescape(text.decode("utf-8", "replace"))
+        for reason, text in _STATUS.findall(body[:_HEAD_BYTES])
+    }
+    return Status(found[False], found.get(True)) if False in found else None
 
 
 def _from_html(project: str, url: str, body: bytes, charset: str | None) -> list[pypi_simple.DistributionPackage]:
@@ -180,9 +249,14 @@ def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile |
         size_bytes=package.size,
         requires_python=package.requires_python,
         yanked=(package.yanked_reason or "") if package.is_yanked else None,
-        upload_time=package.upload_time.isoformat() if package.upload_time else None,
+        upload_time=_utc(package.upload_time) if package.upload_time else None,
         metadata=_lower(package.metadata_digests or {}) if package.has_metadata else None,
     )
+
+
+def _utc(time: datetime) -> str:
+    """Write a time; one that does not say is in UTC, as PEP 700 has it."""
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
 
 
 def _lower(hashes: Mapping[str, str]) -> dict[str, str]:
@@ -206,13 +280,33 @@ def _version(text: str) -> str | None:
         return None
 
 
-def _view(page: Page, target: Target) -> View:
-    offered = tuple(file for file in page.files if file.is_wheel and _loads(file, target))
-    return View(page.project, {file.filename: file for file in offered}, _versions(page.files, target))
+def _view(page: Page, lens: Lens) -> View:
+    quarantined = page.status is not None and page.status.marker == _QUARANTINED
+    offered = () if quarantined else tuple(file for file in page.files if _shown(file, lens))
+    versions = _versions(page.files, lens)
+    if quarantined:  # nobody is to install from it (PEP 792)
+        versions = dict.fromkeys(versions, Availability.QUARANTINED)
+    return View(page.project, {file.filename: file for file in offered}, versions, page.status)
 
 
-def _loads(file: IndexFile, target: Target) -> bool:
-    return fits_name(_tags_of(file.filename), target)
+def _shown(file: IndexFile, lens: Lens) -> bool:
+    return _loads(file, lens) and _age(file, lens) == "old"
+
+
+def _loads(file: IndexFile, lens: Lens) -> bool:
+    """Tell whether the target loads this wheel, or whether this source may become one."""
+    if file.is_wheel:
+        return fits_name(_tags_of(file.filename), lens.target)
+    return lens.sdists and _SDIST.search(file.filename) is not None
+
+
+def _age(file: IndexFile, lens: Lens) -> Literal["old", "new", "unknown"]:
+    """Tell whether a file has been there long enough; what is not asked is."""
+    if lens.uploaded_before is None:
+        return "old"
+    if file.upload_time is None:
+        return "old" if lens.unknown_age else "unknown"
+    return "old" if datetime.fromisoformat(file.upload_time).timestamp() <= lens.uploaded_before else "new"
 
 
 def _tags_of(filename: str) -> str:
@@ -250,18 +344,21 @@ def _right_python(requires_python: str | None, target: Target) -> bool:
         return True
 
 
-def _versions(files: Iterable[IndexFile], target: Target) -> dict[str, Availability]:
+def _versions(files: Iterable[IndexFile], lens: Lens) -> dict[str, Availability]:
     by_version: dict[str, list[IndexFile]] = defaultdict(list)
     for file in files:
         by_version[file.version].append(file)
-    return {version: _availability(found, target) for version, found in by_version.items()}
+    return {version: _availability(found, lens) for version, found in by_version.items()}
 
 
-def _availability(files: list[IndexFile], target: Target) -> Availability:
+def _availability(files: list[IndexFile], lens: Lens) -> Availability:
     """Say the most helpful thing about a version: what would have to be different for it to be usable."""
+    target = lens.target
     wheels = [file for file in files if file.is_wheel]
-    if any(_loads(file, target) and _right_python(file.requires_python, target) for file in wheels):
-        return Availability.OFFERED
+    usable = [file for file in files if _loads(file, lens) and _right_python(file.requires_python, target)]
+    ages = {_age(file, lens) for file in usable}
+    if ages:
+        return Availability.OFFERED if "old" in ages else _TOO_YOUNG["new" if "new" in ages else "unknown"]
     if not any(_right_python(file.requires_python, target) for file in files):
         return Availability.OTHER_PYTHON
     if not wheels:
@@ -271,12 +368,19 @@ def _availability(files: list[IndexFile], target: Target) -> Availability:
     return Availability.OTHER_PLATFORM
 
 
-def _as_json(project: str, files: Collection[IndexFile]) -> bytes:
+_TOO_YOUNG = {"new": Availability.TOO_NEW, "unknown": Availability.AGE_UNKNOWN}
+
+
+def _as_json(project: str, files: Collection[IndexFile], status: Status | None) -> bytes:
     listed = [_json_file(project, file) for file in files]
     # 1.1 (PEP 700) promises a size for every file.
     version = "1.1" if all("size" in entry for entry in listed) else "1.0"
     versions = sorted({file.version for file in files})
-    document = {"meta": {"api-version": version}, "name": project, "versions": versions, "files": listed}
+    meta = {"api-version": version}
+    document: dict[str, Any] = {"meta": meta, "name": project, "versions": versions, "files": listed}
+    if status is not None:
+        reason = {} if status.reason is None else {"reason": status.reason}
+        document["project-status"] = {"status": status.marker, **reason}
     return json.dumps(document, separators=(",", ":")).encode()
 
 
@@ -290,7 +394,7 @@ def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
         entry["upload-time"] = file.upload_time.replace("+00:00", "Z")
     if file.yanked is not None:
         entry["yanked"] = file.yanked or True
-    if file.metadata is not None:
+    if file.has_metadata:
         entry["core-metadata"] = file.metadata or True
     return entry
 
@@ -300,10 +404,17 @@ def _link(project: str, file: IndexFile) -> str:
     return f"../../files/{project}/{quote(file.filename)}"
 
 
-def _as_html(project: str, files: Collection[IndexFile]) -> bytes:
+def _as_html(project: str, files: Collection[IndexFile], status: Status | None) -> bytes:
     head = '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0">'
+    if status is not None:
+        head += _meta("pypi:project-status", status.marker)
+        head += "" if status.reason is None else _meta("pypi:project-status-reason", status.reason)
     links = "".join(f"<a {_attributes(project, file)}>{html.escape(file.filename)}</a><br>\n" for file in files)
     return f"{head}<title>{project}</title></head><body>\n{links}</body></html>\n".encode()
+
+
+def _meta(name: str, content: str) -> str:
+    return f'<meta name="{name}" content="{html.escape(content)}">'
 
 
 def _attributes(project: str, file: IndexFile) -> str:
@@ -313,8 +424,8 @@ def _attributes(project: str, file: IndexFile) -> str:
         pairs["data-requires-python"] = file.requires_python
     if file.yanked is not None:
         pairs["data-yanked"] = file.yanked
-    if file.metadata is not None:
-        pairs["data-core-metadata"] = _digest(file.metadata) or "true"
+    if file.has_metadata:
+        pairs["data-core-metadata"] = _digest(file.metadata or {}) or "true"
     return " ".join(f'{name}="{html.escape(value)}"' for name, value in pairs.items())
 
 

@@ -18,10 +18,11 @@ from typing import Self
 import structlog
 from pydantic import SecretStr
 
-from config.settings import CacheSettings, IndexSettings
+from config.settings import CacheSettings, IndexSettings, RedisSettings
+from jobs.traffic import Patience
 from worker.gateway.client import GatewayAddress
 from worker.gateway.errors import GatewayError
-from worker.gateway.startup import Retries, Startup
+from worker.gateway.startup import Retries, Rules, Startup
 
 READY = "ready"
 _BACKLOG = 256
@@ -48,18 +49,25 @@ class GatewayProcess:
         *,
         ca_bundle: Path | None = None,
         retries: Retries | None = None,
+        rules: Rules | None = None,
+        redis: RedisSettings | None = None,
+        patience: Patience | None = None,
         session_idle_seconds: float = 3600,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         """Take settings; nothing is started yet.
 
         ``environment`` is this process's, of which the gateway gets a few harmless variables. ``ca_bundle`` is
-        what ``worker.gateway.startup.ca_bundle`` finds there.
+        what ``worker.gateway.startup.ca_bundle`` finds there. Through ``redis`` the gateways of all workers know
+        which indexes are down.
         """
         self._indexes = indexes
         self._cache = cache
         self._ca_bundle = ca_bundle
         self._retries = retries or Retries()
+        self._rules = rules or Rules()
+        self._redis = redis
+        self._patience = patience or Patience()
         self._session_idle_seconds = session_idle_seconds
         self._environment = {name: value for name, value in (environment or {}).items() if name in _KEPT_VARIABLES}
         self._control_token = secrets.token_urlsafe(32)
@@ -169,6 +177,9 @@ class GatewayProcess:
             parent_pid=os.getpid(),
             ca_bundle=self._ca_bundle,
             retries=self._retries,
+            rules=self._rules,
+            redis=self._redis,
+            patience=self._patience,
             session_idle_seconds=self._session_idle_seconds,
         )
 

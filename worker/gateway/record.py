@@ -24,6 +24,9 @@ class Availability(StrEnum):
     OTHER_PLATFORM = "wheel for another platform"
     SOURCE_ONLY = "source only"
     OTHER_PYTHON = "needs another Python"
+    TOO_NEW = "younger than moderne.agent.visualization.minPackageAge"
+    AGE_UNKNOWN = "of unknown age, which moderne.agent.visualization.minPackageAgeUnknown=refuse excludes"
+    QUARANTINED = "quarantined by the index"
 
 
 class Incident(Entry):
@@ -42,6 +45,9 @@ class Incident(Entry):
     duration_seconds: float
     """From the first attempt to the end of the last, pauses included."""
     attempts: int
+    """How often it was asked for; 0 when the index was known to be down and was not asked."""
+    again_in_seconds: float | None = None
+    """When it makes sense to ask again, if the index said so, or if it is known to be down."""
     message: str
     """For people: what happened, where, and which setting to look at."""
 
@@ -54,12 +60,19 @@ class Project(Entry):
     """None when every index asked answered 404 or 410."""
     versions: Mapping[str, Availability]
     """By normalised version (PEP 440); of the index that serves it only."""
+    status: str | None = None
+    """What the index says of the project (PEP 792), with its reason: ``archived``, ``quarantined: malware``."""
 
 
 class Served(Entry):
-    """A wheel whose last byte, verified, went out to the client."""
+    """A wheel or a source distribution whose last byte, verified, went out to the client."""
 
     filename: str
+    project: str
+    """Normalised (PEP 503)."""
+    version: str
+    """Normalised (PEP 440)."""
+    is_wheel: bool
     index: str
     sha256: str | None
     """As the index's page promised it; None when it promised none."""

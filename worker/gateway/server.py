@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from config.logging import cheroot_error_log
 from jobs.errors import ErrorKind
 from worker.gateway.client import CONTROL_HEADER, SessionRequest
+from worker.gateway.negotiation import OFFERED, negotiate
 from worker.gateway.pages import HTML_TYPE, JSON_TYPE
 from worker.gateway.tasks import Delivery, Refused, Task, Tasks
 
@@ -101,15 +102,13 @@ def _page(task: Task, project: str, environ: Environ, start_response: StartRespo
     place = task.place(project)
     if place is None:
         return _text(start_response, HTTPStatus.NOT_FOUND, f"no index has {project}")
-    if _wants_json(environ.get("HTTP_ACCEPT", "")):
+    media_type = negotiate(environ.get("HTTP_ACCEPT", ""))
+    if media_type is None:
+        return _text(start_response, HTTPStatus.NOT_ACCEPTABLE, f"there is {', '.join(OFFERED)}")
+    if media_type == JSON_TYPE:
         return _send(start_response, JSON_TYPE, place.view.json)
-    html_type = HTML_TYPE if HTML_TYPE in environ.get("HTTP_ACCEPT", "") else "text/html; charset=utf-8"
+    html_type = HTML_TYPE if media_type == HTML_TYPE else "text/html; charset=utf-8"
     return _send(start_response, html_type, place.view.html)
-
-
-def _wants_json(accept: str) -> bool:
-    """Tell whether JSON may be sent. Every client that knows it prefers it, whatever the quality it writes."""
-    return JSON_TYPE in accept or "application/vnd.pypi.simple.latest+json" in accept
 
 
 def _file(task: Task, project: str, filename: str, environ: Environ, start_response: StartResponse) -> Body:

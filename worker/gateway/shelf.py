@@ -1,8 +1,11 @@
-"""Pages in memory, by index and project: each fetched once while it is fresh, however many tasks ask."""
+"""Pages by index, asker and project: each fetched once while it is fresh, however many tasks and processes ask."""
 
+import hashlib
+import re
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pypi_simple
@@ -12,6 +15,7 @@ from worker.gateway import pages
 from worker.gateway.addresses import shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.flight import SingleFlight
+from worker.gateway.pagefiles import Head, PageFiles
 from worker.gateway.pages import NotSimple, Page
 from worker.gateway.upstream import Answer, Upstream, gone
 
@@ -19,37 +23,64 @@ MAX_PAGE_BYTES = 64 * 2**20
 MAX_ABSENCE_SECONDS = 60.0
 """An index's "I have no such project" is believed no longer than this: somebody may be publishing it right now."""
 _MAX_KEPT_FILES = 400_000
-
-_Key = tuple[str, str]
+_MAX_AGE = re.compile(r"""(?:^|[\s,])max-age\s*=\s*"?(\d{1,10})""", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Kept:
     page: Page | None
     until: float
+    """On the monotonic clock."""
+    sha256: str
+    """Of the body it was read from."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A page that was kept; None stands for a project that is not there."""
+
+    head: Head
+    page: Page | None
+
+
+@dataclass(frozen=True)
+class _Fetched(_Known):
+    """What an index just said."""
+
+    body: bytes = b""
+    unchanged: bool = False
+    storable: bool = True
 
 
 class Shelf:
-    """Keeps pages for ``ttl_seconds``, the least recently used out first when there are too many links."""
+    """Keeps pages in memory and on the disk.
 
-    def __init__(self, ttl_seconds: float) -> None:
+    A page is used without asking for as long as both ``ttl_seconds`` and the index's own ``Cache-Control`` allow.
+    Then the index is asked whether it has changed (RFC 9110, 13). In memory the least recently used go first when
+    there are too many links.
+    """
+
+    def __init__(self, ttl_seconds: float, files: PageFiles) -> None:
         self._ttl_seconds = ttl_seconds
+        self._files = files
         self._lock = threading.Lock()
-        self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
-        self._flights: SingleFlight[_Key, Page | None] = SingleFlight()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._flights: SingleFlight[str, Page | None] = SingleFlight()
 
     def page(self, upstream: Upstream, project: str) -> Page | None:
         """Return a project's page, or None when the index does not have it. Raises UpstreamError."""
-        key = (upstream.name, project)
+        key = _key(upstream, project)
         kept = self._fresh(key)
-        return kept.page if kept else self._flights.do(key, lambda: self._fetch(upstream, project))
+        return kept.page if kept else self._flights.do(key, lambda: self._renew(key, upstream, project))
 
     def forget(self, upstream: Upstream, project: str) -> None:
         """Have the page fetched anew next time: something on it turned out to be wrong."""
+        key = _key(upstream, project)
         with self._lock:
-            self._kept.pop((upstream.name, project), None)
+            self._kept.pop(key, None)
+        self._files.forget(key)
 
-    def _fresh(self, key: _Key) -> _Kept | None:
+    def _fresh(self, key: str) -> _Kept | None:
         with self._lock:
             kept = self._kept.get(key)
             if kept is None or kept.until <= time.monotonic():
@@ -57,18 +88,62 @@ class Shelf:
             self._kept.move_to_end(key)
             return kept
 
-    def _fetch(self, upstream: Upstream, project: str) -> Page | None:
-        page = upstream.retrying(lambda: fetch(upstream, project))
-        ttl = min(self._ttl_seconds, MAX_ABSENCE_SECONDS) if page is None else self._ttl_seconds
-        with self._lock:
-            self._kept[upstream.name, project] = _Kept(page, time.monotonic() + ttl)
-            self._make_room()
-        return page
+    def _renew(self, key: str, upstream: Upstream, project: str) -> Page | None:
+        with self._files.alone(key, upstream.patience_seconds):
+            head, age_seconds = self._files.head(key) or (None, 0.0)
+            known = self._known(key, head, project) if head is not None else None
+            # A clock that was set back makes an age negative.
+            if known is not None and 0 <= age_seconds < self._lifetime(known.head):
+                return self._remember(key, known, age_seconds)
+            fetched = upstream.retrying(lambda: _ask(upstream, project, known))
+            self._store(key, fetched)
+            return self._remember(key, fetched, 0)
 
-    def _make_room(self) -> None:
-        weight = sum(_weight(kept) for kept in self._kept.values())
-        while weight > _MAX_KEPT_FILES and len(self._kept) > 1:
-            weight -= _weight(self._kept.popitem(last=False)[1])
+    def _store(self, key: str, fetched: _Fetched) -> None:
+        if fetched.unchanged:
+            self._files.still_right(key)
+        elif fetched.storable:
+            self._files.keep(key, fetched.head, fetched.body)
+        else:
+            self._files.forget(key)
+
+    def _known(self, key: str, head: Head, project: str) -> _Known | None:
+        """Return a kept page, read anew only if it is not in memory; None when it is damaged."""
+        if head.absent:
+            return _Known(head, None)
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is not None and kept.sha256 == head.sha256:
+            return _Known(head, kept.page)
+        body = self._files.body(key)
+        try:
+            return None if body is None else _Known(head, pages.read(project, head.url, head.content_type, body))
+        except NotSimple:  # kept by another version of this program
+            return None
+
+    def _lifetime(self, head: Head) -> float:
+        """How long an answer may be used from the moment it was given, in seconds."""
+        bounds = [self._ttl_seconds]
+        if head.max_age_seconds is not None:
+            bounds.append(head.max_age_seconds)
+        if head.absent:
+            bounds.append(MAX_ABSENCE_SECONDS)
+        return min(bounds)
+
+    def _remember(self, key: str, known: _Known, age_seconds: float) -> Page | None:
+        until = time.monotonic() + self._lifetime(known.head) - age_seconds
+        with self._lock:
+            self._kept[key] = _Kept(known.page, until, known.head.sha256)
+            self._kept.move_to_end(key)
+            weight = sum(_weight(kept) for kept in self._kept.values())
+            while weight > _MAX_KEPT_FILES and len(self._kept) > 1:
+                weight -= _weight(self._kept.popitem(last=False)[1])
+        return known.page
+
+
+def _key(upstream: Upstream, project: str) -> str:
+    """Tell pages apart by index and by who is asking: others may be shown another page at the same address."""
+    return hashlib.sha256(f"{upstream.asker()} {project}".encode()).hexdigest()
 
 
 def _weight(kept: _Kept) -> int:
@@ -77,31 +152,80 @@ def _weight(kept: _Kept) -> int:
 
 def fetch(upstream: Upstream, project: str) -> Page | None:
     """Ask an index once for a project's page. Raises UpstreamError."""
-    answer = upstream.open(upstream.page_url(project), {"Accept": pypi_simple.ACCEPT_JSON_PREFERRED})
+    return _ask(upstream, project, None).page
+
+
+def _ask(upstream: Upstream, project: str, known: _Known | None) -> _Fetched:
+    """Ask an index once, with ``known`` for what has changed since then. Raises UpstreamError."""
+    conditions = known.head.conditions if known else {}
+    headers = {"Accept": pypi_simple.ACCEPT_JSON_PREFERRED, **conditions}
+    answer = upstream.open(upstream.page_url(project), headers)
     try:
-        return None if gone(answer) else _read(project, answer)
+        if known is not None and answer.unchanged:
+            return _Fetched(known.head, known.page, unchanged=True)
+        if gone(answer):
+            return _Fetched(Head(absent=True, max_age_seconds=_max_age(answer.headers)), None)
+        body = _bounded(answer)
+        return _Fetched(_head(answer, body), _read(project, answer, body), body, storable=_storable(answer.headers))
     finally:
         answer.close()
 
 
-def _read(project: str, answer: Answer) -> Page:
+def _head(answer: Answer, body: bytes) -> Head:
+    return Head(
+        url=answer.url,
+        content_type=answer.headers.get("Content-Type", ""),
+        etag=answer.headers.get("ETag"),
+        last_modified=answer.headers.get("Last-Modified"),
+        max_age_seconds=_max_age(answer.headers),
+        sha256=hashlib.sha256(body).hexdigest(),
+    )
+
+
+def _max_age(headers: Mapping[str, str]) -> float | None:
+    """Return how long an answer may be used, by its ``Cache-Control`` (RFC 9111, 5.2.2)."""
+    control = headers.get("Cache-Control", "").lower()
+    if "no-cache" in control or "no-store" in control:
+        return 0
+    found = _MAX_AGE.search(control)
+    if found is None:
+        return None
+    age = headers.get("Age", "")
+    return max(0, int(found[1]) - (int(age) if age.isdecimal() else 0))
+
+
+def _storable(headers: Mapping[str, str]) -> bool:
+    return "no-store" not in headers.get("Cache-Control", "").lower()
+
+
+def _read(project: str, answer: Answer, body: bytes) -> Page:
     try:
-        return pages.read(project, answer.url, answer.headers.get("Content-Type", ""), _bounded(answer))
+        return pages.read(project, answer.url, answer.headers.get("Content-Type", ""), body)
     except NotSimple as error:
-        raise UpstreamError(
-            ErrorKind.AUTHENTICATION if error.login else ErrorKind.SERVER_ERROR,
-            f"answered with something that is not a page of a package index: {error}",
-            url=shown(answer.url),
-            status=answer.status,
-            worth_retrying=False,
-        ) from error
+        raise _not_simple(answer, error) from error
 
 
 def _bounded(answer: Answer) -> bytes:
     """Read a page's body, decoded, up to a bound: what comes unpacked may be much larger than announced."""
     body = bytearray()
+    if (answer.size_bytes or 0) > MAX_PAGE_BYTES:
+        raise _not_simple(answer, _too_large())
     for chunk in answer.chunks():
         body += chunk
         if len(body) > MAX_PAGE_BYTES:
-            raise NotSimple(f"it is larger than {MAX_PAGE_BYTES // 2**20} MiB")
+            raise _not_simple(answer, _too_large())
     return bytes(body)
+
+
+def _too_large() -> NotSimple:
+    return NotSimple(f"it is larger than {MAX_PAGE_BYTES // 2**20} MiB")
+
+
+def _not_simple(answer: Answer, error: NotSimple) -> UpstreamError:
+    return UpstreamError(
+        ErrorKind.AUTHENTICATION if error.login else ErrorKind.SERVER_ERROR,
+        f"answered with something that is not a page of a package index: {error}",
+        url=shown(answer.url),
+        status=answer.status,
+        worth_retrying=False,
+    )

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from pydantic import SecretStr
 
-from config.settings import CacheSettings, IndexSettings, Model
+from config.settings import CacheSettings, IndexSettings, Model, RedisSettings
+from jobs.traffic import Patience
 
 
 class Retries(Model):
@@ -23,6 +25,17 @@ class Retries(Model):
     """A ``Retry-After`` beyond this is not waited for here: the failure says so instead."""
 
 
+class Rules(Model):
+    """Which files of an index tasks may see at all."""
+
+    sdists: Literal["never", "allow"] | tuple[str, ...] = "never"
+    """Source distributions: none, all, or those of these projects, normalised (PEP 503)."""
+    min_package_age_seconds: float = 0
+    """Files uploaded less than this ago are invisible; 0: none are."""
+    min_package_age_unknown: Literal["trust", "refuse"] = "refuse"
+    """What files without an upload time are taken for, old enough or not."""
+
+
 class Startup(Model):
     """Everything a gateway process has to know. It reads neither arguments nor environment."""
 
@@ -36,6 +49,10 @@ class Startup(Model):
     ca_bundle: Path | None = None
     """A file or hashed directory of authorities trusted besides the system's."""
     retries: Retries = Retries()
+    patience: Patience = Patience()
+    rules: Rules = Rules()
+    redis: RedisSettings | None = None
+    """Where gateways tell each other how indexes fare; None: each goes by what it sees itself."""
     session_idle_seconds: float = 3600
     threads: int = 40
 

@@ -17,9 +17,10 @@ from worker.gateway.addresses import shown
 from worker.gateway.cache import Content, FileCache, Wanted
 from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.flight import run
-from worker.gateway.pages import IndexFile, View
+from worker.gateway.pages import IndexFile, View, lens
 from worker.gateway.record import Incident, Progress, Project, Record, Served, Step
 from worker.gateway.shelf import Shelf
+from worker.gateway.startup import Rules
 from worker.gateway.upstream import Upstream
 
 _log = structlog.get_logger()
@@ -90,9 +91,12 @@ class Delivery:
 class Task:
     """One registered task. Sees one state of the world: a page it was shown, or an error, stays as it was."""
 
-    def __init__(self, target: Target, upstreams: tuple[Upstream, ...], shelf: Shelf, cache: FileCache) -> None:
+    def __init__(
+        self, target: Target, rules: Rules, upstreams: tuple[Upstream, ...], shelf: Shelf, cache: FileCache
+    ) -> None:
         self.token = secrets.token_urlsafe(24)
         self._target = target
+        self._rules = rules
         self._upstreams = upstreams
         self._shelf = shelf
         self._cache = cache
@@ -124,16 +128,18 @@ class Task:
         """
         place = self.place(project)
         file = place.view.files.get(filename) if place else None
-        if place is None or file is None or (metadata and file.metadata is None):
+        if place is None or file is None or (metadata and not file.has_metadata):
             return None
         step: Step = "metadata" if metadata else "file"
         known = self._incidents.get((step, filename))
         if known is not None:
             raise Refused(known)
-        wanted = _wanted(file, metadata=metadata)
+        made = metadata and file.metadata is None
+        wanted = _wanted(file, metadata=metadata and not made)
+        fetch = self._cache.metadata if made else self._cache.open
         try:
             with self._waiting(place.upstream, project, step, filename, wanted.url):
-                content = self._cache.open(place.upstream, wanted)
+                content: Content = fetch(place.upstream, wanted)
         except UpstreamError as error:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         return Delivery(self, project, place, file, content, step)
@@ -179,7 +185,7 @@ class Task:
             except UpstreamError as error:
                 raise Refused(self._incident(upstream, project, "page", project, error)) from error
             if page is not None:
-                return Place(upstream, page.view(self._target))
+                return Place(upstream, page.view(lens(self._target, self._rules, project)))
         return None
 
     @contextmanager
@@ -208,6 +214,7 @@ class Task:
             status=error.status,
             duration_seconds=round(error.duration_seconds, 3),
             attempts=error.attempts,
+            again_in_seconds=error.again_in_seconds,
             message=advice.message(error, upstream.name, what),
         )
         with self._lock:
@@ -220,8 +227,16 @@ class Task:
 class Tasks:
     """The registered tasks. One whose client vanished without a word is forgotten after ``idle_seconds``."""
 
-    def __init__(self, upstreams: tuple[Upstream, ...], shelf: Shelf, cache: FileCache, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        upstreams: tuple[Upstream, ...],
+        shelf: Shelf,
+        cache: FileCache,
+        idle_seconds: float,
+        rules: Rules | None = None,
+    ) -> None:
         self._upstreams = upstreams
+        self._rules = rules or Rules()
         self._shelf = shelf
         self._cache = cache
         self._idle_seconds = idle_seconds
@@ -233,7 +248,7 @@ class Tasks:
         upstreams = tuple(upstream for upstream in self._upstreams if index in {None, upstream.name})
         if index is not None and not upstreams:
             return None
-        task = Task(target, upstreams, self._shelf, self._cache)
+        task = Task(target, self._rules, upstreams, self._shelf, self._cache)
         with self._lock:
             self._forget_idle()
             self._tasks[task.token] = task
@@ -277,6 +292,9 @@ def _served(delivery: Delivery) -> Served:
     file = delivery.file
     return Served(
         filename=file.filename,
+        project=delivery.project,
+        version=file.version,
+        is_wheel=file.is_wheel,
         index=delivery.place.upstream.name,
         sha256=file.sha256,
         size_bytes=delivery.size_bytes,
@@ -286,8 +304,8 @@ def _served(delivery: Delivery) -> Served:
 
 def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
     if not metadata:
-        return Wanted(file.url, file.sha256, file.size_bytes)
-    return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None)
+        return Wanted(file.url, file.sha256, file.size_bytes, wheel=file.filename if file.is_wheel else None)
+    return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None, is_metadata=True)
 
 
 def _metadata_url(url: str) -> str:
@@ -303,4 +321,6 @@ def _settled(future: "Future[Place | None]") -> bool:
 def _project(name: str, place: Place | None) -> Project:
     if place is None:
         return Project(name=name, index=None, versions={})
-    return Project(name=name, index=place.upstream.name, versions=place.view.versions)
+    view, status = place.view, place.view.status
+    told = None if status is None else f"{status.marker}: {status.reason}" if status.reason else status.marker
+    return Project(name=name, index=place.upstream.name, versions=view.versions, status=told)

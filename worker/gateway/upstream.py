@@ -2,16 +2,19 @@
 
 import base64
 import email.utils
+import hashlib
 import http.client
 import http.cookiejar
 import importlib.metadata
 import itertools
 import random
+import secrets
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -24,6 +27,7 @@ import urllib3.exceptions
 
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
+from jobs.traffic import Outcome, Traffic
 from worker.gateway.addresses import is_local, origin, shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.startup import Retries
@@ -32,6 +36,19 @@ from worker.gateway.transport import Adapter, first_byte_limit, tls_context
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 64 * 1024
 _SMALL_BODY_BYTES = 64 * 1024
+_LEASE_MARGIN_SECONDS = 10
+"""How much longer than its timeouts allow a request may count as being on its way."""
+_FULL_PAUSE_SECONDS = (0.02, 0.1)
+_DOWN = {
+    ErrorKind.CONNECT_TIMEOUT,
+    ErrorKind.READ_TIMEOUT,
+    ErrorKind.CONNECTION,
+    ErrorKind.PROXY,
+    ErrorKind.TRUNCATED,
+    ErrorKind.SERVER_ERROR,
+    ErrorKind.RATE_LIMITED,
+}
+"""What an index that is down looks like, if it is worth retrying."""
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 
@@ -52,6 +69,8 @@ class Answer:
 
     def __init__(self, response: requests.Response, url: str) -> None:
         self._response = response
+        self._error: UpstreamError | None = None
+        self.turn: _Turn | None = None
         self.url = url
         """Where the answer came from, after redirects."""
         self.status = response.status_code
@@ -68,10 +87,19 @@ class Answer:
         """Whether the body is compressed on the way, so that its length and ranges count other bytes."""
         return self.headers.get("Content-Encoding", "identity").lower() != "identity"
 
+    @property
+    def unchanged(self) -> bool:
+        """Whether the index says that what was kept of it is still right."""
+        return self.status == HTTPStatus.NOT_MODIFIED
+
     def chunks(self) -> Iterator[bytes]:
         """Yield the body, decoded. Raises UpstreamError when it breaks, ends early or takes too long."""
-        with _translated(self.url, in_body=True):
-            yield from self._response.iter_content(CHUNK_BYTES)
+        try:
+            with _translated(self.url, in_body=True):
+                yield from self._response.iter_content(CHUNK_BYTES)
+        except UpstreamError as error:
+            self._error = error
+            raise
 
     def close(self) -> None:
         """Give the connection back when the rest of the body is small, else drop it. Never raises."""
@@ -80,13 +108,51 @@ class Answer:
                 self._response.raw.drain_conn()
         finally:
             self._response.close()
+            if self.turn is not None:
+                self.turn.end(self._error)
+
+
+@dataclass
+class _Turn:
+    """A request's place among those that are on their way to an index."""
+
+    traffic: Traffic
+    index: str
+    longest_own_wish_seconds: float
+    slot: str = field(default_factory=lambda: secrets.token_hex(8))
+    ended: bool = False
+
+    def end(self, error: UpstreamError | None) -> None:
+        """Leave the place and tell what the request showed of the index, once."""
+        if self.ended:
+            return
+        self.ended = True
+        if error is None:
+            self.traffic.leave(self.index, self.slot, Outcome.ANSWERED)
+        elif error.kind in _DOWN and error.worth_retrying:
+            wish = error.retry_after_seconds
+            wish = wish if wish is not None and wish > self.longest_own_wish_seconds else None
+            what = f"{error.kind} {error.reason}"
+            self.traffic.leave(self.index, self.slot, Outcome.FAILED, what=what, wish_seconds=wish)
+        else:  # it answered, if not as it should
+            outcome = Outcome.ANSWERED if error.status is not None else Outcome.UNKNOWN
+            self.traffic.leave(self.index, self.slot, outcome)
 
 
 class Upstream:
     """One index. Safe to use from any number of threads."""
 
-    def __init__(self, settings: IndexSettings, *, ca_bundle: Path | None = None, retries: Retries) -> None:
+    def __init__(
+        self,
+        settings: IndexSettings,
+        *,
+        ca_bundle: Path | None = None,
+        retries: Retries,
+        traffic: Traffic | None = None,
+    ) -> None:
+        """Without ``traffic``, everything is asked at once, however the index fares."""
         self.settings = settings
+        self._traffic = traffic
         self.name = settings.name
         self._retries = retries
         self._base = shown(settings.url).rstrip("/")
@@ -97,6 +163,12 @@ class Upstream:
             # Announced once by our own log; urllib3 would repeat it for every request.
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
             _log.warning("index_without_tls_verification", index=self.name)
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long one thing asked of it may take at most, with all retries and their pauses."""
+        once = self.settings.connect_timeout_seconds + self.settings.read_timeout_seconds
+        return self._retries.attempts * (once + self._retries.max_retry_after_seconds)
 
     def page_url(self, project: str) -> str:
         """Return the address of a project's page; ``project`` is normalised (PEP 503)."""
@@ -109,16 +181,56 @@ class Upstream:
     def open(self, url: str, headers: Mapping[str, str]) -> Answer:
         """Ask once, following redirects.
 
-        Only answers with a 2xx, 404 or 410 status come back, and 416 to a range. Raises UpstreamError for
-        everything else. The caller closes the answer.
+        Only answers with a 2xx, 404 or 410 status come back, 416 to a range and 304 to a condition. Raises
+        UpstreamError for everything else, also without asking when the index is known to be down. Waits while
+        the index has as many requests as it may have. The caller closes the answer.
         """
+        turn = self._turn(url)
+        try:
+            answer = self._follow(url, headers)
+        except UpstreamError as error:
+            if turn is not None:
+                turn.end(error)
+            raise
+        except BaseException:
+            if turn is not None:
+                turn.end(_unknown(url))
+            raise
+        answer.turn = turn
+        return answer
+
+    def _turn(self, url: str) -> "_Turn | None":
+        if self._traffic is None:
+            return None
+        turn = _Turn(self._traffic, self._traffic_name(), self._retries.max_retry_after_seconds)
+        once = self.settings.connect_timeout_seconds + self.settings.read_timeout_seconds
+        while True:
+            permit = self._traffic.enter(
+                turn.index,
+                turn.slot,
+                limit=self.settings.max_connections,
+                lease_seconds=once + _LEASE_MARGIN_SECONDS,
+            )
+            if permit.state == "go":
+                return turn
+            if permit.state == "down":
+                raise _down(url, permit.what, permit.wait_seconds)
+            time.sleep(random.uniform(*_FULL_PAUSE_SECONDS))  # noqa: S311 - spreads load, guards nothing
+
+    def _traffic_name(self) -> str:
+        """Name the index for all workers, whatever its number is in their settings. Holds no secret."""
+        proxy = self.settings.proxy
+        way = "" if proxy is None else f"{proxy.host}:{proxy.port}"
+        return hashlib.sha256(f"{self._base} {way}".encode()).hexdigest()[:16]
+
+    def _follow(self, url: str, headers: Mapping[str, str]) -> Answer:
         own = True
         for _ in range(MAX_REDIRECTS + 1):
             # Credentials that were once left behind stay behind, wherever the way leads.
             own = own and origin(url) == self._origin
             answer = self._ask(url, headers, own=own)
             if answer.status not in _REDIRECTS or "Location" not in answer.headers:
-                return _usable(answer, ranged="Range" in headers)
+                return _usable(answer, headers)
             location = urljoin(url, answer.headers["Location"])
             answer.close()
             url = location
@@ -132,10 +244,19 @@ class Upstream:
         Raises the last UpstreamError, with the number of attempts and the time they took.
         """
         started = time.monotonic()
+        before: UpstreamError | None = None
         for number in itertools.count(1):
             try:
                 return attempt()
             except UpstreamError as error:
+                if not error.asked:
+                    if before is None:
+                        raise
+                    # It went down under our own eyes: what happened says more than that nobody asks now.
+                    before.attempts, before.again_in_seconds = number - 1, error.again_in_seconds
+                    before.duration_seconds = time.monotonic() - started
+                    raise before from error
+                before = error
                 pause = self._pause(error, number)
                 if pause is None:
                     error.attempts = number
@@ -220,9 +341,12 @@ def _authorization(settings: IndexSettings) -> str | None:
     return "Basic " + base64.b64encode(pair).decode("ascii")
 
 
-def _usable(answer: Answer, *, ranged: bool) -> Answer:
+def _usable(answer: Answer, headers: Mapping[str, str]) -> Answer:
     """Let answers pass that a caller can act upon; turn the others into errors."""
     status = answer.status
+    ranged = "Range" in headers
+    if answer.unchanged and not _CONDITIONS.isdisjoint(headers):
+        return answer
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in _GONE:
         return answer
     if ranged and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -239,6 +363,7 @@ def _usable(answer: Answer, *, ranged: bool) -> Answer:
     )
 
 
+_CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
 _KNOWN = frozenset(int(status) for status in HTTPStatus)
 
 
@@ -272,6 +397,23 @@ def _retry_after(value: str | None) -> float | None:
         return None
     aware = until if until.tzinfo else until.replace(tzinfo=UTC)
     return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+
+
+def _down(url: str, what: str, wait_seconds: float) -> UpstreamError:
+    """Say that an index was not asked, with what was seen of it before."""
+    kind, _, reason = what.partition(" ")
+    return UpstreamError(
+        ErrorKind(kind) if kind in {each.value for each in ErrorKind} else ErrorKind.SERVER_ERROR,
+        f"was not asked, since the index is down; before, it {reason or 'failed several times'}",
+        url=shown(url),
+        again_in_seconds=wait_seconds,
+        worth_retrying=False,
+        asked=False,
+    )
+
+
+def _unknown(url: str) -> UpstreamError:
+    return UpstreamError(ErrorKind.INTERNAL, "met a mistake of the gateway", url=shown(url), worth_retrying=False)
 
 
 def _refused(url: str, reason: str) -> UpstreamError:

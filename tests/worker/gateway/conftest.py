@@ -13,7 +13,8 @@ from typing import Any, Self
 import pytest
 import requests
 
-from config.settings import IndexSettings, Target
+from config.settings import IndexSettings, RedisSettings, Target
+from jobs.traffic import Patience
 from tests.support.index_server import IndexServer
 from tests.support.wheels import build_wheel
 from worker.gateway.cache import FileCache
@@ -21,8 +22,9 @@ from worker.gateway.client import GatewayAddress, GatewayClient, Session
 from worker.gateway.pages import JSON_TYPE
 from worker.gateway.server import Application, Server
 from worker.gateway.shelf import Shelf
-from worker.gateway.startup import Retries
+from worker.gateway.startup import Retries, Rules
 from worker.gateway.tasks import Tasks
+from worker.gateway.traffic import traffic
 from worker.gateway.upstream import Upstream
 
 QUICK = Retries(attempts=2, base_delay_seconds=0.01, max_delay_seconds=0.02, max_retry_after_seconds=2)
@@ -63,13 +65,21 @@ class LocalGateway:
         page_ttl_seconds: float = 600,
         max_size_bytes: int = 2**30,
         idle_seconds: float = 3600,
+        rules: Rules | None = None,
+        patience: Patience | None = None,
+        redis: RedisSettings | None = None,
+        threads: int = 12,
     ) -> None:
-        self.upstreams = tuple(Upstream(index, ca_bundle=ca_bundle, retries=retries) for index in indexes)
+        known = traffic(redis, patience or Patience())
+        self.upstreams = tuple(
+            Upstream(index, ca_bundle=ca_bundle, retries=retries, traffic=known) for index in indexes
+        )
         self.cache = FileCache(directory, max_size_bytes, page_ttl_seconds)
-        tasks = Tasks(self.upstreams, Shelf(page_ttl_seconds), self.cache, idle_seconds)
+        shelf = Shelf(page_ttl_seconds, self.cache.pages)
+        tasks = Tasks(self.upstreams, shelf, self.cache, idle_seconds, rules)
         token = secrets.token_urlsafe(16)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._server = Quickly(self._listener, Application(tasks, token), threads=12)
+        self._server = Quickly(self._listener, Application(tasks, token), threads=threads)
         self.address = GatewayAddress(url=f"http://127.0.0.1:{self._listener.getsockname()[1]}", control_token=token)
         self.client = GatewayClient(self.address)
 

@@ -205,7 +205,9 @@ def test_without_a_hash_another_user_fetches_for_himself(make_index: MakeIndex, 
 
 def test_evicts_the_least_recently_used(make_index: MakeIndex, make_gateway: MakeGateway, tmp_path: Path) -> None:
     index = make_index()
-    wheels = {f"demo-{n}.0-py3-none-any.whl": os.urandom(100_000) for n in range(1, 5)}
+    wheels = {
+        f"demo-{n}.0-py3-none-any.whl": tiny_wheel("demo", f"{n}.0", filler=os.urandom(99_000)) for n in range(1, 5)
+    }
     for filename, body in wheels.items():
         index.add(filename, body)
     gateway = make_gateway(index_settings(index), max_size_bytes=350_000)
@@ -223,7 +225,7 @@ def test_evicts_the_least_recently_used(make_index: MakeIndex, make_gateway: Mak
 def test_eviction_does_not_disturb_a_reader(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index = make_index()
     index.add(PURE, WHEEL)
-    index.add(SECOND, os.urandom(1_000_000))
+    index.add(SECOND, tiny_wheel("demo", "2.0", filler=os.urandom(1_000_000)))
     gateway = make_gateway(index_settings(index), max_size_bytes=1_200_000)
     fetch(gateway)
     with gateway.session() as session, requests.Session() as http:
@@ -283,13 +285,13 @@ def test_ranges_for_clients(index: IndexServer, make_gateway: MakeGateway) -> No
 def test_metadata_is_passed_through(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index = make_index()
     index.add(PURE, WHEEL, metadata=b"Name: demo\n")
-    index.add(SECOND, WHEEL)
+    index.add(SECOND, tiny_wheel("demo", "2.0", requires=("needed>=1",)))
     with make_gateway(index_settings(index)).session() as session:
         files = {file["filename"]: file for file in page(session).json()["files"]}
         assert files[PURE]["core-metadata"] == {"sha256": hashlib.sha256(b"Name: demo\n").hexdigest()}
-        assert "core-metadata" not in files[SECOND]
+        assert files[SECOND]["core-metadata"] is True
         assert download(session, f"{PURE}.metadata").content == b"Name: demo\n"
-        assert download(session, f"{SECOND}.metadata").status_code == 404
+        assert b"Requires-Dist: needed>=1" in download(session, f"{SECOND}.metadata").content
         assert session.record().files == ()
         assert session.progress().size_bytes == 0
 

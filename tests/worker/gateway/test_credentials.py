@@ -22,6 +22,7 @@ from worker.gateway.errors import UpstreamError
 from worker.gateway.upstream import Upstream
 
 WHEEL = tiny_wheel("demo", "1.0")
+OPEN = tiny_wheel("open", "1.0")
 ADA = Basic("ada", "pä ss:word")
 TOKEN = Bearer("t0ken")
 
@@ -34,7 +35,7 @@ def authorizations(server: IndexServer) -> set[str | None]:
 def test_pages_and_files_of_the_index(auth: Basic | Bearer, make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index, other = make_index(auth=auth), make_index()
     index.add(PURE, WHEEL)
-    other.add("open-1.0-py3-none-any.whl", WHEEL)
+    other.add("open-1.0-py3-none-any.whl", OPEN)
     given = (
         {"bearer_token": auth.token}
         if isinstance(auth, Bearer)
@@ -44,7 +45,7 @@ def test_pages_and_files_of_the_index(auth: Basic | Bearer, make_index: MakeInde
         assert page(session).status_code == 200
         assert page(session, "open").status_code == 200
         assert download(session).content == WHEEL
-        assert download(session, "open-1.0-py3-none-any.whl").content == WHEEL
+        assert download(session, "open-1.0-py3-none-any.whl").content == OPEN
     assert authorizations(index) == {auth.header}
     assert authorizations(other) == {None}
 

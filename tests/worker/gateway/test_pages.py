@@ -10,7 +10,7 @@ from pypi_simple import ProjectPage
 from config.settings import Target
 from tests.support.index_server import JSON_TYPE, IndexServer
 from tests.worker.gateway.conftest import MakeGateway, MakeIndex, get, index_settings
-from worker.gateway.pages import HTML_TYPE, NotSimple, Page, read
+from worker.gateway.pages import HTML_TYPE, Lens, NotSimple, Page, read
 
 URL = "https://index.example/simple/demo/"
 SHA256 = "ab" * 32
@@ -58,7 +58,7 @@ def test_local_versions_are_escaped() -> None:
     page = read_html('<a href="demo-1.0%2Bcu1-py3-none-any.whl">demo-1.0+cu1-py3-none-any.whl</a>')
     [file] = page.files
     assert (file.filename, file.version) == ("demo-1.0+cu1-py3-none-any.whl", "1.0+cu1")
-    [written] = json.loads(page.view(Target()).json)["files"]
+    [written] = json.loads(page.view(Lens(Target())).json)["files"]
     assert written["url"] == "../../files/demo/demo-1.0%2Bcu1-py3-none-any.whl"
 
 
@@ -98,7 +98,7 @@ def test_nothing_is_lost_on_the_way() -> None:
         "yanked": "broken <on> Tuesdays",
         "core-metadata": {"sha256": "ef" * 32},
     }
-    view = read_json(entry).view(Target())
+    view = read_json(entry).view(Lens(Target()))
     document = json.loads(view.json)
     assert document["files"] == [{**entry, "url": "../../files/demo/demo-1.0-py3-none-any.whl"}]
     assert document["meta"] == {"api-version": "1.1"}
@@ -120,7 +120,7 @@ def test_html_attributes_are_read() -> None:
 
 
 def test_a_page_without_sizes_is_of_the_older_version() -> None:
-    document = json.loads(read_html('<a href="demo-1.0-py3-none-any.whl">x</a>').view(Target()).json)
+    document = json.loads(read_html('<a href="demo-1.0-py3-none-any.whl">x</a>').view(Lens(Target())).json)
     assert document["meta"] == {"api-version": "1.0"}
 
 
@@ -157,7 +157,7 @@ def test_any_bytes_are_a_page_or_are_not(body: bytes, content_type: str) -> None
         page = read("demo", URL, content_type, body)
     except NotSimple:
         return
-    assert page.view(Target()).html
+    assert page.view(Lens(Target())).html
 
 
 @pytest.mark.parametrize(
