@@ -10,6 +10,7 @@ import typer
 from cli import batches, check, configuration, fetch, published, services
 from cli.invocation import Invocation
 from cli.output import print_error
+from config.entries import is_setting
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -94,5 +95,12 @@ def _crash(error: Exception) -> int:
 
 
 def run() -> NoReturn:
-    """Entry point of the installed command."""
-    sys.exit(main(sys.argv[1:], os.environ))
+    """Entry point of the installed command.
+
+    The settings are taken out of the process's environment once they are read: what is started, such as the embedded
+    Valkey, must not inherit secrets, since it shows its environment to others of the same user.
+    """
+    environment = dict(os.environ)
+    for name in filter(is_setting, environment):
+        del os.environ[name]
+    sys.exit(main(sys.argv[1:], environment))

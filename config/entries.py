@@ -75,6 +75,11 @@ def is_argument(argument: str) -> bool:
     return bool(re.match(rf"(--|-D)moderne\.|-D{re.escape(TMPDIR_PROPERTY)}=", argument, re.IGNORECASE))
 
 
+def is_setting(variable: str) -> bool:
+    """Whether an environment variable may belong to the platform, and so hold a secret of its."""
+    return variable[:7].upper() == "MODERNE"
+
+
 def from_arguments(arguments: Iterable[str]) -> Iterator[Written]:
     """Read ``--name=value`` and ``-Dname=value``; other arguments are left alone."""
     for argument in filter(is_argument, arguments):
@@ -86,7 +91,7 @@ def from_arguments(arguments: Iterable[str]) -> Iterator[Written]:
 def from_environment(environment: Mapping[str, str]) -> Iterator[Written]:
     """Read the variables that belong to the platform, and ``TMPDIR``."""
     for name, value in environment.items():
-        if name[:7].upper() == "MODERNE":
+        if is_setting(name):
             yield Written(ENVIRONMENT, name, name, value)
         elif name == TMPDIR_VARIABLE:
             yield Written(SYSTEM, name, name, value)

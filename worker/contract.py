@@ -232,7 +232,7 @@ def _runs(program: Path) -> bool:
 
 
 def _executable(directory: Path, executable: bool) -> Finding:  # noqa: FBT001 - private, named at its call
-    subject = "temporary directory, programs"
+    subject = "programs"
     if executable:
         return holds(subject, "programs can be run there")
     advice = f"Mount it without noexec, or set {_TEMPORARY} to a directory where programs can be run."
@@ -240,7 +240,7 @@ def _executable(directory: Path, executable: bool) -> Finding:  # noqa: FBT001 -
 
 
 def _free_space(directory: Path, free_bytes: int, needed_bytes: int) -> Finding:
-    subject, needed = "temporary directory, space", format_size(needed_bytes)
+    subject, needed = "free space", format_size(needed_bytes)
     if free_bytes >= needed_bytes:
         return holds(subject, f"{_rounded(free_bytes)} free, at least {needed} needed")
     return wrong(

@@ -225,10 +225,14 @@ class _Failure:
         return f"The index asks for credentials: set {both}, or {self._name('bearerToken')}."
 
     def _permission(self) -> str:
-        if self.index.bearer_token is None and self.index.username is None:
+        """Say what to do about 403, which some indexes answer to a wrong password as well."""
+        if self.index.bearer_token is not None:
+            names = self._name("bearerToken")
+        elif self.index.username is not None:
+            names = f"{self._name('username')} and {self._name('password')}"
+        else:
             return self._credentials()
-        leaf = "username" if self.index.bearer_token is None else "bearerToken"
-        return f"Let whom {self._name(leaf)} stands for read the index, or check {self._name('url')}."
+        return f"Check {names}, and that they are allowed to read the index."
 
     def _tls(self, reason: str) -> str:
         if "WRONG_VERSION_NUMBER" in reason or "record layer" in reason:

@@ -10,6 +10,7 @@ from config.migration import migrate
 from config.names import SETTINGS, Generation, Style
 from config.settings import IndexSettings, RedisSettings, Settings
 from config.sources import load, read
+from tests.support.planted import input_file
 
 ENV = "MODERNE_AGENT_PYPI_0_"
 OURS = "MODERNE_AGENT_VISUALIZATION_"
@@ -51,8 +52,7 @@ def same(one: Settings, other: Settings) -> bool:
 
 
 def back(tmp_path: Path, text: str, environment: Mapping[str, str] | None = None) -> Settings:
-    path = tmp_path / "migrated.yml"
-    path.write_text(text, encoding="utf-8")
+    path = input_file(tmp_path, "migrated.yml", text)
     return load([], environment or {}, file=path)
 
 

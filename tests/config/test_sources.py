@@ -7,6 +7,7 @@ from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
 from config.settings import IndexSettings, Proxy, Settings
 from config.sources import Problem, SettingsError, load, read, split_arguments, trace
+from tests.support.planted import input_file
 
 AGENT = "--moderne.agent.pypi[0]."
 ENV = "MODERNE_AGENT_PYPI_0_"
@@ -37,9 +38,7 @@ def only_problem(
 
 
 def written(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "vizfetch.yml"
-    path.write_text(text)
-    return path
+    return input_file(tmp_path, "vizfetch.yml", text)
 
 
 def plain(settings: Settings) -> dict[str, object]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MARK = "planted-"
+"""What every secret in these tests begins with: see ``tests.support.planted``."""
 VIZFETCH = Path(sys.executable).with_name("vizfetch")
 _STOP_WITHIN_SECONDS = 20
 
@@ -64,17 +66,18 @@ class Deployment:
         """The whole environment of a command: nothing of the machine's own settings but where programs are."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.variables}
 
-    def run(self, *arguments: str, seconds: float = 120) -> Finished:
-        """Run a command to its end."""
+    def run(self, *arguments: str, seconds: float = 120, secrets_asked_for: bool = False) -> Finished:
+        """Run a command to its end. It prints no secret, unless it was asked to."""
         done = subprocess.run(
             [VIZFETCH, *arguments], env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
         )
+        assert secrets_asked_for or MARK not in done.stdout + done.stderr, "a command printed a secret"
         return Finished(done.returncode, done.stdout, done.stderr)
 
     @contextmanager
     def service(self, *arguments: str, **variables: str) -> Iterator[Service]:
         """Run a service until the block is left, in a session of its own."""
-        log = self.directory / f"{'-'.join(arguments)}-{time.monotonic_ns()}.log"
+        log = self.directory / f"{arguments[0]}-{time.monotonic_ns()}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [VIZFETCH, *arguments],

@@ -44,8 +44,8 @@ def test_every_point_of_a_fit_machine_says_what_was_found(settings: Settings) ->
         "shell",
         *IN_SHELL,
         "temporary directory",
-        "temporary directory, programs",
-        "temporary directory, space",
+        "programs",
+        "free space",
         "cache directory",
     ]
     assert all(finding.found and not finding.advice for finding in found.values())
@@ -168,7 +168,7 @@ def test_a_temporary_directory_where_programs_cannot_be_run(
     """A file without its executable bit is refused as one on a file system mounted with noexec."""
     monkeypatch.setattr(Path, "chmod", lambda *_: None)
     (finding,) = failing(settings).values()
-    assert finding.subject == "temporary directory, programs"
+    assert finding.subject == "programs"
     assert "noexec" in finding.advice
 
 

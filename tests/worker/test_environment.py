@@ -75,7 +75,7 @@ def test_all_reasons_are_said_at_once(tmp_path: Path) -> None:
     unfit = settings(tmp_path, target=Target(architecture="aarch64"), min_free_space_bytes=2**60)
     with pytest.raises(UnfitEnvironment) as caught:
         check_environment(unfit)
-    assert [problem.subject for problem in caught.value.problems] == ["architecture", "temporary directory, space"]
+    assert [problem.subject for problem in caught.value.problems] == ["architecture", "free space"]
     head, *lines = str(caught.value).splitlines()
     assert head == "this machine is not fit for fetching:"
-    assert [line.partition(":")[0].strip() for line in lines] == ["architecture", "temporary directory, space"]
+    assert [line.partition(":")[0].strip() for line in lines] == ["architecture", "free space"]
