@@ -116,8 +116,17 @@ def http_url(text: str) -> str:
     return text
 
 
+def key_prefix(text: str) -> str:
+    """Check what key names begin with: no characters that mean something in an ACL pattern or in a key of ours."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
+        raise ValueError("must be up to 64 letters, digits, dots, dashes and underscores; write for example vizfetch")
+    return text
+
+
 def redis_url(text: str) -> str:
-    """Check ``redis://``, ``rediss://`` (with TLS) or ``unix:///socket``, optionally with credentials."""
+    """Check ``redis://``, ``rediss://`` (with TLS), ``unix:///socket``, or ``sentinel://`` with a list of hosts."""
+    if text.startswith(("sentinel:", "sentinels:")):
+        return _sentinel_url(text)
     parts = _split(text)
     if parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("must begin with redis:// or rediss://")
@@ -129,6 +138,20 @@ def redis_url(text: str) -> str:
     if not re.fullmatch(r"(/[0-9]{0,9})?", parts.path):
         raise ValueError("must look like redis://user:password@host:6379/0; percent-encode '/' and '?' in the password")
     return text
+
+
+def _sentinel_url(text: str) -> str:
+    if re.search(r"\s", line(text)):
+        raise ValueError("holds a space; write it as %20")
+    found = re.fullmatch(r"sentinels?://([^@/?#]*@)?([^@/?#]+)/[^/?#]+(/[0-9]{1,9})?(\?[^#]*)?", text)
+    if not found or not all(_is_host_and_port(place) for place in found[2].split(",")):
+        raise ValueError("must look like sentinel://user:password@host:26379,host:26379/service/0")
+    return text
+
+
+def _is_host_and_port(text: str) -> bool:
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?", text)
+    return bool(found and (found[1].startswith("[") or _HOST.fullmatch(found[1])))
 
 
 def storage_uri(text: str) -> str:
@@ -245,6 +268,7 @@ SIZE = Kind("size", parse_size, format_size)
 HOST = Kind("host", host)
 HTTP_URL = Kind("URL", http_url)
 REDIS_URL = Kind("URL", redis_url)
+KEY_PREFIX = Kind("text", key_prefix)
 STORAGE_URI = Kind("URI", storage_uri)
 DIRECTORY = Kind("directory", directory)
 PYTHON = Kind("version", python_version)

@@ -79,6 +79,8 @@ class _Migration:
         for setting in SETTINGS:
             if setting.field == "redis.url":
                 yield from self._redis(setting)
+            elif setting.field == "redis.prefix":
+                yield from self._line(setting, None, self._settings.redis.prefix)
             elif (
                 not setting.indexed
                 and setting.field != "use_only_configured"

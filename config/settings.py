@@ -89,6 +89,13 @@ class RedisSettings(Model):
 
     url: RedisUrl = SecretStr("redis://127.0.0.1:6379/0")
     """With its credentials, made from ``redis.url`` or from ``redis.host`` and its siblings."""
+    prefix: Annotated[str, AfterValidator(kinds.key_prefix)] = "vizfetch"
+    """What the names of all keys begin with, so that several deployments may share one Redis."""
+    ca_bundle: Path | None = None
+    """For ``rediss://`` and ``sentinels://``: a file of the authorities to trust in place of the system's.
+
+    As read by ``config.sources`` what ``REQUESTS_CA_BUNDLE``, else ``SSL_CERT_FILE``, names: as for the indexes.
+    """
 
 
 class StorageSettings(Model):
@@ -193,4 +200,6 @@ class Settings(Model):
     retry: RetrySettings = RetrySettings()
     lease_seconds: Seconds = 10
     """A worker that does not renew for this long has lost its attempt."""
+    history_seconds: Seconds = 30 * 86400
+    """How long a finished batch is kept in Redis; bundles are kept for ever."""
     api: ApiSettings = ApiSettings()

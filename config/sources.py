@@ -114,6 +114,8 @@ def _build(choice: Choice, environment: Mapping[str, str]) -> Settings:
     parts = {part: value for part in REDIS_PARTS if (value := data.get("redis", {}).pop(part, None)) is not None}
     if parts:
         data["redis"]["url"] = from_parts(**parts)
+    if authorities := environment.get("REQUESTS_CA_BUNDLE") or environment.get("SSL_CERT_FILE"):
+        _put(data, "redis.ca_bundle", Path(authorities))
     indexes = [_build_index(choice, number) for number in choice.indexes]
     if choice.entry("cache.directory") is None:
         _put(data, "cache.directory", _own_cache(environment, data.get("temporary_directory")))
