@@ -76,6 +76,8 @@ class Origin(Document):
     """What that index promised, if it promised anything."""
     yanked: str | None = None
     """Why the file was yanked (PEP 592; may be empty), or nothing when it was not."""
+    built: bool = False
+    """Whether the agent built it from the source distribution that the index served."""
 
 
 class BundledWheel(Document):
@@ -90,6 +92,8 @@ class BundledWheel(Document):
     """The index it came from."""
     yanked: str | None = None
     """Why it was yanked when it was fetched (may be empty), or nothing when it was not."""
+    built: bool = False
+    """Whether the agent built it from the source that the index has; nobody but the agent made this very file."""
 
 
 class Option(Document):
