@@ -73,6 +73,7 @@ def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWhe
         size_bytes=file.stat().st_size,
         index=origin.index,
         yanked=origin.yanked,
+        built=origin.built,
     )
     return CheckedWheel(file, wheel, metadata)
 
