@@ -23,12 +23,17 @@ _MADE_WITHIN_SECONDS = 60
 
 # pip must not outlive the worker that started it, not even when that is killed with -9. The interpreter asks the kernel
 # itself (PR_SET_PDEATHSIG, prctl(2)), since a preexec_fn is not safe beside the worker's threads. A worker that died
-# before the question was asked is noticed by its number.
+# before the question was asked is noticed by its number. What pip starts to build a package ends with pip, and what
+# that starts in turn with the process group.
 _GUARD = """\
 import ctypes, os, signal
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != {parent}:
-    os._exit(1)
+pip = os.environ.setdefault("VIZFETCH_PIP", str(os.getpid()))
+if pip == str(os.getpid()):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != {parent}:
+        os._exit(1)
+elif pip == str(os.getppid()):
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 """
 
 

@@ -16,6 +16,7 @@ from bundles.store import ObjectStore
 from config.settings import Settings
 from jobs.errors import ErrorKind
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
+from worker.build import built_wheels, require_glibc
 from worker.environment import TaskDirectory, task_directory
 from worker.errors import Fenced, FetchError
 from worker.gateway.client import GatewayClient, Session
@@ -23,7 +24,7 @@ from worker.gateway.errors import GatewayError
 from worker.gateway.record import Record
 from worker.heartbeat import Heartbeat
 from worker.judge import bundle_failure, judge
-from worker.pip import DeadlineExceeded, PinnedPip, download_arguments, run
+from worker.pip import DeadlineExceeded, PinnedPip, build_arguments, download_arguments, run
 
 _PROGRESS_EVERY_SECONDS = 1.0
 
@@ -86,12 +87,7 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
         task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
         outcome = run(
             task.python,
-            download_arguments(
-                spec.target,
-                task.requirements,
-                task.wheels,
-                silence_seconds=agent.settings.fetch_timeout_seconds,
-            ),
+            _arguments(spec, agent.settings, task),
             scratch=task.scratch,
             log=task.log,
             timeout_seconds=agent.settings.fetch_timeout_seconds,
@@ -100,6 +96,14 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
         record = session.record()
     judge(Requirement(spec.requirement), outcome, record)
     return record
+
+
+def _arguments(spec: JobSpec, settings: Settings, task: TaskDirectory) -> list[str]:
+    silence_seconds = settings.fetch_timeout_seconds
+    if settings.sdists == "never":
+        return download_arguments(spec.target, task.requirements, task.wheels, silence_seconds=silence_seconds)
+    require_glibc(spec.target)
+    return build_arguments(task.requirements, task.wheels, silence_seconds=silence_seconds)
 
 
 class _Watch:
@@ -123,7 +127,7 @@ def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> 
         Requirement(spec.requirement),
         task.wheels,
         spec.target,
-        _origins(record),
+        {**_origins(record), **built_wheels(task.wheels, record, spec.target)},
         require_specs=spec.require_specs,
         pip_version=agent.pip.version,
     )

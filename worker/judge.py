@@ -30,6 +30,7 @@ from worker.pip import Outcome
 _NOTHING_MATCHES = re.compile(r"No matching distribution found for (?P<requirement>[^\n]+?)(?: \(from .*)?$")
 _CONFLICT = "ResolutionImpossible"
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
+_BUILD_FAILED = ("metadata-generation-failed", "Failed to build", "Failed building wheel")
 _SHOWN_VERSIONS = 8
 _SHOWN_LINES = 5
 
@@ -74,6 +75,12 @@ def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> 
     if _CONFLICT in text:
         return FetchError(ErrorKind.RESOLUTION_CONFLICT, _conflict(outcome.lines))
     missing = _unmatched(outcome.lines)
+    if missing is None and any(sign in text for sign in _BUILD_FAILED):
+        return FetchError(
+            ErrorKind.NO_COMPATIBLE_WHEEL,
+            "A package that exists as source only could not be built, and there is no wheel of it for the target: "
+            f"{_errors(outcome.lines)}",
+        )
     if missing is None:
         return FetchError(
             ErrorKind.INTERNAL, f"pip failed with exit code {outcome.exit_code}: {_errors(outcome.lines)}"

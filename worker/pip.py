@@ -85,9 +85,32 @@ def download_arguments(target: Target, requirements: Path, destination: Path, *,
         *("--only-binary", ":all:", "--implementation", "cp", "--abi", f"cp{python}"),
         *("--python-version", target.python),
         *(argument for platform in platforms(target) for argument in ("--platform", platform)),
+        *_always(silence_seconds),
+    ]
+
+
+def build_arguments(requirements: Path, destination: Path, *, silence_seconds: float) -> list[str]:
+    """Return pip's arguments for the wheels of ``requirements``, built where there is nothing but source.
+
+    pip can build for its own environment only, so it is not told of the target: the index shows it nothing else than
+    what the target can load. Wheels are preferred, also older ones, since a build runs what strangers wrote.
+
+    What builds need is fetched within the same process. By default pip starts another one for that, with the address of
+    the index, which holds the task's token, among its arguments.
+    """
+    return [
+        "wheel",
+        *("--requirement", str(requirements), "--wheel-dir", str(destination)),
+        *("--prefer-binary", "--use-feature", "inprocess-build-deps"),
+        *_always(silence_seconds),
+    ]
+
+
+def _always(silence_seconds: float) -> tuple[str, ...]:
+    return (
         *("--no-input", "--no-cache-dir", "--disable-pip-version-check", "--progress-bar", "off"),
         *("--retries", "0", "--timeout", str(int(silence_seconds))),
-    ]
+    )
 
 
 def run(
