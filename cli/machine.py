@@ -23,6 +23,9 @@ from jobs.store import StatusStore
 from scheduler.service import loop_for
 
 _PR_SET_PDEATHSIG = 1
+_PREFIX = "vizfetch-machine-"
+_SOCKET = "valkey.sock"
+_LONGEST_SOCKET_NAME = 107
 _STOP_WITHIN_SECONDS = 10
 _SHOWN_LINES = 15
 
@@ -54,8 +57,8 @@ def machine(settings: Settings, environment: Mapping[str, str], out: Path) -> It
     Redis is reached through a Unix socket in a directory of this user's own, so nobody else on the machine can use it.
     """
     with ExitStack() as cleanup:
-        place = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="vizfetch-machine-")))
-        socket = place / "valkey.sock"
+        place = cleanup.enter_context(_directory())
+        socket = place / _SOCKET
         cleanup.enter_context(ValkeyServer(port=0, unix_socket_path=socket, data_dir=place / "valkey"))
         ours = settings.model_copy(
             update={
@@ -70,6 +73,16 @@ def machine(settings: Settings, environment: Mapping[str, str], out: Path) -> It
         cleanup.callback(redis.close)
         cleanup.enter_context(_scheduler(ours))
         yield Machine(ours, StatusStore(redis), worker, log)
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """Make a directory for everything of this run, in which the name of a Unix socket is short enough (unix(7))."""
+    temporary = Path(tempfile.gettempdir())
+    if len(os.fsencode(temporary / f"{_PREFIX}12345678" / _SOCKET)) > _LONGEST_SOCKET_NAME:
+        temporary = Path("/tmp")  # noqa: S108 - mkdtemp's directory in it is this user's own
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=temporary) as place:
+        yield Path(place)
 
 
 @contextmanager

@@ -75,24 +75,42 @@ def test_nothing_is_left_running_and_no_temporary_file(machine: Deployment, tmp_
     assert left_over(tmp_path) == []
 
 
+def test_a_temporary_directory_may_have_a_long_name(machine: Deployment, tmp_path: Path) -> None:
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    far = Deployment({**machine.variables, "TMPDIR": str(long)}, machine.directory)
+    assert far.run("fetch", "acme-charts==1.0", "--out", str(tmp_path / "out")).exit_code == 0
+    assert list(long.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_nothing_either(
     machine: Deployment, index: IndexServer, tmp_path: Path, number: signal.Signals
 ) -> None:
     index.misbehave("/files/acme_base", Stall())
-    process = subprocess.Popen(
-        [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")],
-        env=machine.environment | {"TMPDIR": str(tmp_path)},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    eventually(lambda: index.seen("/files/acme_base"))
-    started = children(process.pid)
-    # As a terminal does: to the whole foreground group.
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert b"Traceback" not in errors
+    said = tmp_path / "said.txt"
+
+    def told() -> str:
+        logs = [said, *tmp_path.glob("vizfetch-machine-*/worker.log")]
+        return "\n".join(log.read_text() for log in logs)
+
+    with (
+        said.open("wb") as output,
+        subprocess.Popen(
+            [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")],
+            env=machine.environment | {"TMPDIR": str(tmp_path)},
+            stderr=output,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            eventually(lambda: index.seen("/files/acme_base"), 40, told)
+            started = children(process.pid)
+        finally:
+            # As a terminal does: to the whole foreground group.
+            os.killpg(process.pid, number)
+        assert process.wait(30) == 128 + number
+    assert "Traceback" not in said.read_text()
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
     eventually(lambda: left_over(tmp_path) == [])
 
