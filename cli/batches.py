@@ -1,19 +1,21 @@
 """``vizfetch submit``, ``status``, ``retry`` and ``cancel``: batches and their jobs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, invocation
-from cli.output import print_batch, print_batches, print_json
+from cli.output import LARGE, print_batch, print_batches, print_json
 from config.settings import Settings
-from jobs.models import Batch
+from jobs.errors import ErrorKind
+from jobs.models import Batch, JobState, Priority
 from jobs.store import StatusStore, UnknownJob
 
-BatchId = Annotated[str, typer.Argument(metavar="BATCH")]
-JobIds = Annotated[list[str] | None, typer.Argument(metavar="JOB...", help="Only these jobs of the batch.")]
+Names = Annotated[
+    list[str], typer.Argument(metavar="BATCH or JOB...", help="A batch, only some jobs of it, or jobs by themselves.")
+]
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def status_store(settings: Settings) -> Iterator[StatusStore]:
 
     redis = connect(settings.redis)
     try:
-        yield StatusStore(redis)
+        yield StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
     finally:
         redis.close()
 
@@ -32,6 +34,9 @@ def submit(
     context: typer.Context,
     requirements: Requirements = None,
     file: RequirementsFile = None,
+    priority: Annotated[
+        Priority, typer.Option("--priority", help="For the entries that have none of their own.")
+    ] = Priority.NORMAL,
     wait: Annotated[bool, typer.Option("--wait", help="Show the batch until it is finished.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
@@ -44,7 +49,7 @@ def submit(
     entries = collect(requirements or [], file)
     settings = invocation(context).settings(config)
     with status_store(settings) as store:
-        batch = queue(store, entries, settings)
+        batch = queue(store, entries, settings, priority=priority)
         if wait:
             _show(watch(store, batch), as_json=as_json)
         elif as_json:
@@ -57,59 +62,109 @@ def status(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(metavar="[BATCH or JOB]", help="Newest batches when absent.")] = None,
     watching: Annotated[bool, typer.Option("--watch", help="Go on until the batch is finished.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Only failures, by kind and index.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what happened, with the reason of each failure."""
     from cli.watch import watch
 
+    if failed and (name is None or _is_job(name) or watching):
+        raise typer.BadParameter("--failed needs a batch, and goes without --watch")
     with status_store(invocation(context).settings(config)) as store:
         if name is None:
             _show_newest(store, as_json=as_json)
-        elif name.startswith("j-"):
+        elif failed:
+            _show_failures(store, name, as_json=as_json)
+        elif _is_job(name):
             job = store.job(name)
             print_json(job.as_document()) if as_json else print_batch(Batch(id=job.batch, counts={}, jobs=(job,)))
         elif watching:
             _show(watch(store, name), as_json=as_json)
+        elif as_json:
+            print_json(store.batch(name).as_document())
         else:
-            batch = store.batch(name)
-            print_json(batch.as_document()) if as_json else print_batch(batch)
+            print_batch(_as_far_as_shown(store, name))
 
 
 def retry(
-    context: typer.Context, batch: BatchId, jobs: JobIds = None, config: ConfigFile = None, as_json: AsJson = False
+    context: typer.Context,
+    names: Names,
+    kinds: Annotated[
+        list[ErrorKind] | None, typer.Option("--kind", help="Only jobs that failed so; may be repeated.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Queue failed or cancelled jobs of a batch again."""
-    _change(context, batch, jobs, config, as_json=as_json, change=StatusStore.retry, word="queued again")
+    """Queue the failed or cancelled jobs of batches, or single jobs, again."""
+    with status_store(invocation(context).settings(config)) as store:
+        chosen = _chosen(store, names)
+        if kinds:
+            chosen = {batch: _of_kinds(store, batch, jobs, kinds) for batch, jobs in chosen.items()}
+        _change(chosen, store.retry, "queued again", as_json=as_json)
 
 
-def cancel(
-    context: typer.Context, batch: BatchId, jobs: JobIds = None, config: ConfigFile = None, as_json: AsJson = False
-) -> None:
-    """Stop the queued and running jobs of a batch."""
-    _change(context, batch, jobs, config, as_json=as_json, change=StatusStore.cancel, word="cancelled")
+def cancel(context: typer.Context, names: Names, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Stop the queued and running jobs of batches, or single jobs."""
+    with status_store(invocation(context).settings(config)) as store:
+        _change(_chosen(store, names), store.cancel, "cancelled", as_json=as_json)
+
+
+def _is_job(name: str) -> bool:
+    return name.startswith("j-")
+
+
+def _chosen(store: StatusStore, names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the jobs that ``names`` stand for, by their batches; jobs named beside their batch are only those."""
+    batches = {name: _members(store, name) for name in names if not _is_job(name)}
+    found: dict[str, list[str]] = {}
+    for job in filter(_is_job, names):
+        batch = store.job(job).batch
+        if batches and batch not in batches:
+            raise UnknownJob(job)
+        found.setdefault(batch, []).append(job)
+    return batches | found
+
+
+def _members(store: StatusStore, batch: str) -> list[str]:
+    store.batch(batch, jobs=False)  # raises when there is none
+    return store.members(batch)
+
+
+def _of_kinds(store: StatusStore, batch: str, jobs: Sequence[str], kinds: Sequence[ErrorKind]) -> list[str]:
+    failed = store.jobs_in(batch, JobState.FAILED)
+    wanted = {job.id for job in failed if job.error and job.error.kind in kinds}
+    return [job for job in jobs if job in wanted]
 
 
 def _change(
-    context: typer.Context,
-    batch: str,
-    jobs: list[str] | None,
-    config: ConfigFile,
-    *,
-    as_json: bool,
-    change: Callable[[StatusStore, str], bool],
-    word: str,
+    chosen: Mapping[str, Sequence[str]], change: Callable[[Sequence[str]], list[str]], word: str, *, as_json: bool
 ) -> None:
-    with status_store(invocation(context).settings(config)) as store:
-        members = [job.id for job in store.batch(batch).jobs]
-        for job in jobs or []:
-            if job not in members:
-                raise UnknownJob(job)
-        changed = [job for job in jobs or members if change(store, job)]
+    changed = [job for jobs in chosen.values() for job in change(jobs)]
     if as_json:
-        print_json({"batch": batch, "jobs": changed})
+        print_json({"batch": next(iter(chosen)) if len(chosen) == 1 else None, "jobs": changed})
     else:
-        typer.echo(f"{len(changed)} of {len(jobs or members)} jobs {word}")
+        typer.echo(f"{len(changed)} of {sum(map(len, chosen.values()))} jobs {word}")
+
+
+def _as_far_as_shown(store: StatusStore, name: str) -> Batch:
+    """Return a batch with its jobs, or only with those that run or have failed if it is a large one."""
+    batch = store.batch(name, jobs=False)
+    if batch.total <= LARGE:
+        return store.batch(name)
+    telling = [job for state in (JobState.RUNNING, JobState.FAILED) for job in store.jobs_in(name, state, LARGE)]
+    return batch.model_copy(update={"jobs": tuple(telling[:LARGE])})
+
+
+def _show_failures(store: StatusStore, name: str, *, as_json: bool) -> None:
+    from cli.failures import grouped, print_failures
+
+    batch = store.batch(name, jobs=False)
+    groups = grouped(store.jobs_in(name, JobState.FAILED))
+    if as_json:
+        print_json({"batch": batch.id, "failures": [group.as_document() for group in groups]})
+    else:
+        print_failures(batch, groups)
 
 
 def _show(batch: Batch, *, as_json: bool) -> None:

@@ -13,6 +13,8 @@ from jobs.models import Batch, Job, JobState
 if TYPE_CHECKING:  # rich costs time to import, and many commands print a line at most
     from rich.console import Console
 
+LARGE = 200
+"""More jobs than this are not shown to people one by one."""
 _PIPE_WIDTH = 200
 _STYLES = {
     JobState.QUEUED: "dim",
@@ -59,6 +61,7 @@ def print_batch(batch: Batch) -> None:
     """Print a batch: its jobs as a table, and below it the reason of each failure in full."""
     from rich.text import Text
 
+    jobs, left = (batch.jobs, 0) if batch.total <= LARGE else _telling(batch)
     rows = [
         (
             Text(job.requirement),
@@ -66,11 +69,20 @@ def print_batch(batch: Batch) -> None:
             _attempts(job),
             *_bundle_cells(job),
         )
-        for job in batch.jobs
+        for job in jobs
     ]
     heads = ("package", "state", "attempt", "version", "wheels", "size", "visualizations")
     print_table(heads, rows, title=f"batch {batch.id}")
-    _print_reasons(batch.jobs)
+    _print_reasons(jobs)
+    if left:
+        counts = ", ".join(f"{count} {state}" for state, count in batch.counts.items() if count)
+        console().print(f"{counts}; {left} of them are not shown here: --json shows all", markup=False)
+
+
+def _telling(batch: Batch) -> tuple[Sequence[Job], int]:
+    """Return the jobs of a large batch that people want to see, and how many others there are."""
+    shown = [job for job in batch.jobs if job.state in {JobState.RUNNING, JobState.FAILED}][:LARGE]
+    return shown, batch.total - len(shown)
 
 
 def print_batches(batches: Iterable[Batch]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from cli.output import console, size
+from cli.output import LARGE, console, size
 from jobs.models import Batch, Job, JobState
 from jobs.store import StatusStore, StatusUnavailable
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_SECONDS = 0.3
 _SHOWN_JOBS = 12
+_COUNTS_EVERY_SECONDS = 5.0
 
 
 class _View(Protocol):
@@ -30,14 +31,21 @@ def watch(store: StatusStore, batch_id: str, *, check: Callable[[], None] = lamb
         while True:
             check()
             try:
-                batch = store.batch(batch_id)
+                batch = _look(store, batch_id)
+                view.show(batch)
+                if batch.finished:
+                    return store.batch(batch_id)
             except StatusUnavailable:
-                time.sleep(_LOOK_EVERY_SECONDS)
-                continue
-            view.show(batch)
-            if batch.finished:
-                return batch
+                pass
             time.sleep(_LOOK_EVERY_SECONDS)
+
+
+def _look(store: StatusStore, batch_id: str) -> Batch:
+    batch = store.batch(batch_id, jobs=False)
+    if batch.total <= LARGE:
+        return store.batch(batch_id)
+    running = store.jobs_in(batch_id, JobState.RUNNING, _SHOWN_JOBS)
+    return batch.model_copy(update={"jobs": tuple(running)})
 
 
 @contextmanager
@@ -53,13 +61,27 @@ def _view() -> Iterator[_View]:
 
 
 class _Lines:
-    """For logs and pipes: a line whenever a job enters another step or state."""
+    """For logs and pipes: a line whenever a job enters another step or state; of a large batch the counts."""
 
     def __init__(self, err: "Console") -> None:
         self._err = err
         self._said: dict[str, str] = {}
+        self._next = time.monotonic()
 
     def show(self, batch: Batch) -> None:
+        if batch.total <= LARGE:
+            self._show_jobs(batch)
+        elif time.monotonic() >= self._next or batch.finished:
+            self._next = time.monotonic() + _COUNTS_EVERY_SECONDS
+            self._show_counts(batch)
+
+    def _show_counts(self, batch: Batch) -> None:
+        counts = _counts(batch)
+        if self._said.get(batch.id) != counts:
+            self._said[batch.id] = counts
+            self._err.print(f"{batch.id}: {counts}", markup=False, soft_wrap=True)
+
+    def _show_jobs(self, batch: Batch) -> None:
         for job in batch.jobs:
             word = job.progress.step if job.progress else str(job.state)
             if self._said.get(job.id) != word:
@@ -79,8 +101,9 @@ class _Table:
         from rich.text import Text
 
         running = [job for job in batch.jobs if job.state is JobState.RUNNING][:_SHOWN_JOBS]
-        counts = ", ".join(f"{count} {state}" for state, count in batch.counts.items() if count)
-        self._live.update(Group(*(self._row(job) for job in running), Text(f"{batch.id}: {counts}", style="dim")))
+        self._live.update(
+            Group(*(self._row(job) for job in running), Text(f"{batch.id}: {_counts(batch)}", style="dim"))
+        )
 
     def _row(self, job: Job) -> "RenderableType":
         from rich.spinner import Spinner
@@ -91,6 +114,10 @@ class _Table:
         assert isinstance(spinner, Spinner)  # noqa: S101 - the line above made it
         spinner.update(text=text)
         return spinner
+
+
+def _counts(batch: Batch) -> str:
+    return ", ".join(f"{count} {state}" for state, count in batch.counts.items() if count)
 
 
 def _describe(job: Job) -> str:

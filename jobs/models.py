@@ -46,6 +46,14 @@ class JobState(StrEnum):
         return self not in {JobState.QUEUED, JobState.RUNNING}
 
 
+class Priority(StrEnum):
+    """Who is served first; jobs of the same priority are served in turn, batch by batch."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class JobSpec(Document):
     """What is to be fetched: fixed when a job is submitted."""
 
@@ -54,12 +62,15 @@ class JobSpec(Document):
     target: Target
     index: str | None = None
     """The only index to ask, by name (``pypi[1]``); all in their order when absent."""
+    index_url: str | None = None
+    """Its address as whoever submitted the job has it configured: only agents with the same one take the job."""
     require_specs: bool = True
     max_attempts: int = Field(default=5, ge=1)
+    priority: Priority = Priority.NORMAL
 
     def id(self, batch: str) -> str:
         """Return the job's id in ``batch``: the same content has the same id, so submitting twice is harmless."""
-        content = self.model_dump(mode="json", exclude={"max_attempts"})
+        content = self.model_dump(mode="json", exclude={"max_attempts", "priority"})
         text = json.dumps([batch, content], sort_keys=True)
         return f"j-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
@@ -159,6 +170,8 @@ class Job(Document):
     bundle: PublishedBundle | None = None
     timings: Timings = Timings()
     worker: str | None = None
+    waiting: str | None = None
+    """Why a queued job is not given to any agent."""
     updated_at: datetime
     progress: Progress | None = Field(default=None, exclude=True)
     """Only for the eyes of somebody who watches; not part of the JSON contract."""
@@ -172,6 +185,11 @@ class Batch(Document):
     jobs: tuple[Job, ...] = ()
 
     @property
+    def total(self) -> int:
+        """How many jobs it has, also when ``jobs`` holds only some of them."""
+        return sum(self.counts.values())
+
+    @property
     def finished(self) -> bool:
         """Whether every job is in a final state."""
         return not any(count for state, count in self.counts.items() if not state.final)
@@ -179,4 +197,4 @@ class Batch(Document):
     @property
     def succeeded(self) -> bool:
         """Whether every job is published."""
-        return sum(self.counts.values()) == self.counts.get(JobState.PUBLISHED, 0)
+        return self.total == self.counts.get(JobState.PUBLISHED, 0)

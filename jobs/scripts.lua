@@ -4,23 +4,34 @@
 -- Keys (P is the prefix, ARGV[1] of every script; key names are made here, so Redis Cluster cannot be used,
 -- as with Celery's own Redis transport):
 --
---   P:job:ID         hash    what is known of a job           kept HISTORY after it reached a final state
---                              batch, spec (JSON, fixed), state, attempt, tries, created_ms, queued_ms,
---                              updated_ms, worker, error (JSON), bundle (JSON), timings (JSON), progress (JSON)
---   P:batch:ID       hash    created_ms, total, and the number of jobs in each state by its name
---                                                             kept HISTORY after the last change of a job
---   P:batch:ID:jobs  list    ids of its jobs, as submitted    like P:batch:ID
---   P:batches        zset    batch id by created_ms           trimmed when a batch is found to be gone
---   P:due            zset    id of a queued job by the time (ms) at which a message for it is to be published
---   P:leases         zset    id of a running job by the time (ms) at which its lease ends
+--   P:job:ID            hash  what is known of a job; kept like its batch
+--                               batch, lane, spec (JSON, fixed), state, attempt, tries, created_ms, queued_ms,
+--                               updated_ms, worker, error (JSON), bundle (JSON), timings (JSON), progress (JSON)
+--   P:batch:ID          hash  created_ms, total, and the number of jobs in each state by its name;
+--                             kept for HISTORY after its last job reached a final state
+--   P:batch:ID:jobs     list  ids of its jobs, as submitted; kept like its batch
+--   P:batch:ID:running  set   ids of those that run
+--   P:batch:ID:failed   set   ids of those that failed; kept like its batch
+--   P:batches           zset  batch id by created_ms; an id whose batch is gone is removed some time later
+--   P:leases            zset  id of a running job by the time (ms) at which its lease ends
+--   P:queued            int   how many jobs are queued
+--
+-- What is to be published next is chosen in lanes, one for each priority (L is its name). In a lane the batches take
+-- turns, so that a large one holds up nobody:
+--
+--   P:due:L:BATCH       zset  id of a queued job by the time (ms) at which a message for it is to be published
+--   P:ready:L           zset  a batch with a job whose time has come, by the number of its turn
+--   P:later:L           zset  a batch whose jobs all have to wait, by the time (ms) at which the first is due, or before
+--   P:turn              int   the number of the last turn
 --
 --   P:index:…                what workers know of indexes, see traffic.lua
+--   P:catalog           hash  what is published, see catalog.py
 --
 -- The scheduler and the workers own all of them together; nobody else writes them.
 -- Each script below is preceded by this common part and named by the line that opens it.
 
 local P = ARGV[1]
-local DUE, LEASES, BATCHES = P .. ':due', P .. ':leases', P .. ':batches'
+local LEASES, BATCHES, QUEUED = P .. ':leases', P .. ':batches', P .. ':queued'
 
 local function job_key(id) return P .. ':job:' .. id end
 local function batch_key(id) return P .. ':batch:' .. id end
@@ -30,13 +41,50 @@ local function now_ms()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
--- Moves the count of a job's batch along with its state.
+local function due_key(lane, batch) return P .. ':due:' .. lane .. ':' .. batch end
+local function ready_key(lane) return P .. ':ready:' .. lane end
+local function later_key(lane) return P .. ':later:' .. lane end
+
+local LISTED = { running = true, failed = true }
+
+-- Moves what is counted and listed of a job's batch along with its state.
 local function set_state(id, from, to, now)
   local key = job_key(id)
   local batch = batch_key(redis.call('HGET', key, 'batch'))
   redis.call('HSET', key, 'state', to, 'updated_ms', now)
   redis.call('HINCRBY', batch, from, -1)
   redis.call('HINCRBY', batch, to, 1)
+  if LISTED[from] then redis.call('SREM', batch .. ':' .. from, id) end
+  if LISTED[to] then redis.call('SADD', batch .. ':' .. to, id) end
+  if from == 'queued' then redis.call('DECR', QUEUED) end
+  if to == 'queued' then redis.call('INCR', QUEUED) end
+end
+
+local function last_in_line(lane, batch)
+  redis.call('ZADD', ready_key(lane), redis.call('INCR', P .. ':turn'), batch)
+end
+
+-- Sees to it that the batch gets its turn when a job of it is due.
+local function wake(lane, batch, due, now)
+  if redis.call('ZSCORE', ready_key(lane), batch) then return end
+  if due <= now then
+    redis.call('ZREM', later_key(lane), batch)
+    last_in_line(lane, batch)
+  else
+    redis.call('ZADD', later_key(lane), 'LT', due, batch)
+  end
+end
+
+local function schedule(id, due, now)
+  local found = redis.call('HMGET', job_key(id), 'lane', 'batch')
+  redis.call('ZADD', due_key(found[1], found[2]), due, id)
+  wake(found[1], found[2], due, now)
+end
+
+-- The batch itself may keep its place in the line: it gives it up when it is found to have nothing.
+local function unschedule(id)
+  local found = redis.call('HMGET', job_key(id), 'lane', 'batch')
+  redis.call('ZREM', due_key(found[1], found[2]), id)
 end
 
 -- A worker's right to write: the job runs, and the attempt is still the one it claimed.
@@ -56,55 +104,93 @@ local function queue_again(id, from, now, due)
   redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'queued_ms', due)
   redis.call('HDEL', key, 'worker')
-  redis.call('PERSIST', key)
-  redis.call('ZADD', DUE, due, id)
   set_state(id, from, 'queued', now)
+  schedule(id, due, now)
 end
 
-local function keep_for(id, history_ms)
+local function all_keys(batch)
+  local keys = { batch, batch .. ':jobs', batch .. ':failed' }
+  for _, id in ipairs(redis.call('LRANGE', batch .. ':jobs', 0, -1)) do keys[#keys + 1] = job_key(id) end
+  return keys
+end
+
+-- Once a batch is finished, it and all its jobs are history, and expire together.
+local function expire_if_finished(id, history_ms)
   local batch = batch_key(redis.call('HGET', job_key(id), 'batch'))
-  redis.call('PEXPIRE', job_key(id), history_ms)
-  redis.call('PEXPIRE', batch, history_ms)
-  redis.call('PEXPIRE', batch .. ':jobs', history_ms)
+  local left = redis.call('HMGET', batch, 'queued', 'running')
+  if (tonumber(left[1]) or 0) + (tonumber(left[2]) or 0) > 0 then return end
+  for _, key in ipairs(all_keys(batch)) do redis.call('PEXPIRE', key, history_ms) end
+end
+
+-- A finished batch that gets something to do is history no more.
+local function keep(batch)
+  if redis.call('PTTL', batch) < 0 then return end
+  for _, key in ipairs(all_keys(batch)) do redis.call('PERSIST', key) end
+end
+
+local function forget_expired_batches()
+  for _, batch in ipairs(redis.call('ZRANGE', BATCHES, 0, 9)) do
+    if redis.call('EXISTS', batch_key(batch)) == 0 then redis.call('ZREM', BATCHES, batch) end
+  end
 end
 
 --- script: enqueue
--- ARGV: P, batch, JSON list of [id, spec]. Returns how many jobs were new.
+-- ARGV: P, batch, JSON list of [id, lane, spec]. Returns how many jobs were new.
 -- Adds the batch whole. A job that is there already is left as it is.
 local batch, entries, now = ARGV[2], cjson.decode(ARGV[3]), now_ms()
-local added = 0
+local key, added, lanes = batch_key(batch), 0, {}
 for _, entry in ipairs(entries) do
-  local id, spec = entry[1], entry[2]
+  local id, lane, spec = entry[1], entry[2], entry[3]
   if redis.call('EXISTS', job_key(id)) == 0 then
-    redis.call('HSET', job_key(id), 'batch', batch, 'spec', spec, 'state', 'queued', 'attempt', 1, 'tries', 1,
-      'created_ms', now, 'queued_ms', now, 'updated_ms', now)
-    redis.call('RPUSH', batch_key(batch) .. ':jobs', id)
-    redis.call('ZADD', DUE, now, id)
+    redis.call('HSET', job_key(id), 'batch', batch, 'lane', lane, 'spec', spec, 'state', 'queued', 'attempt', 1,
+      'tries', 1, 'created_ms', now, 'queued_ms', now, 'updated_ms', now)
+    redis.call('RPUSH', key .. ':jobs', id)
+    -- Jobs that are due at once are taken in the order of this score: that of the submission.
+    redis.call('ZADD', due_key(lane, batch), now - #entries / 1000 + added / 1000, id)
+    lanes[lane] = true
     added = added + 1
   end
 end
 if added > 0 then
-  redis.call('HSETNX', batch_key(batch), 'created_ms', now)
-  redis.call('HINCRBY', batch_key(batch), 'total', added)
-  redis.call('HINCRBY', batch_key(batch), 'queued', added)
+  keep(key)
+  redis.call('HSETNX', key, 'created_ms', now)
+  redis.call('HINCRBY', key, 'total', added)
+  redis.call('HINCRBY', key, 'queued', added)
+  redis.call('INCRBY', QUEUED, added)
   redis.call('ZADD', BATCHES, 'NX', now, batch)
-  redis.call('PERSIST', batch_key(batch))
-  redis.call('PERSIST', batch_key(batch) .. ':jobs')
+  for lane in pairs(lanes) do wake(lane, batch, now, now) end
+  forget_expired_batches()
 end
 return added
 
 --- script: take
--- ARGV: P, limit, again_ms. Returns [id, attempt, id, attempt, ...] of the jobs whose message is due.
--- Each comes again after again_ms unless it was claimed meanwhile: a message may be lost.
-local now, taken = now_ms(), {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, tonumber(ARGV[2]))) do
-  local found = redis.call('HMGET', job_key(id), 'state', 'attempt')
-  if found[1] == 'queued' then
-    redis.call('ZADD', DUE, now + tonumber(ARGV[3]), id)
-    taken[#taken + 1] = id
-    taken[#taken + 1] = found[2]
-  else
-    redis.call('ZREM', DUE, id)
+-- ARGV: P, lane, limit, again_ms. Returns [id, attempt, id, attempt, ...] of the jobs whose message is due, one of
+-- each batch in turn. Each comes again after again_ms unless it was claimed meanwhile: a message may be lost.
+-- Costs what limit says, however many jobs and batches there are.
+local lane, limit, again, now = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
+local ready, later, taken = ready_key(lane), later_key(lane), {}
+for _, batch in ipairs(redis.call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, limit)) do
+  redis.call('ZREM', later, batch)
+  last_in_line(lane, batch)
+end
+while #taken < 2 * limit do
+  local batch = redis.call('ZPOPMIN', ready)[1]
+  if not batch then break end
+  local due = due_key(lane, batch)
+  local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+  if first[1] and tonumber(first[2]) > now then
+    redis.call('ZADD', later, first[2], batch)
+  elseif first[1] then
+    local id = first[1]
+    local found = redis.call('HMGET', job_key(id), 'state', 'attempt')
+    if found[1] == 'queued' then
+      redis.call('ZADD', due, now + again, id)
+      taken[#taken + 1] = id
+      taken[#taken + 1] = found[2]
+    else
+      redis.call('ZREM', due, id)
+    end
+    last_in_line(lane, batch)
   end
 end
 return taken
@@ -116,7 +202,7 @@ local id, attempt, now = ARGV[2], ARGV[3], now_ms()
 local key = job_key(id)
 local found = redis.call('HMGET', key, 'state', 'attempt', 'batch', 'spec', 'tries', 'queued_ms')
 if found[1] ~= 'queued' or found[2] ~= attempt or tonumber(found[6]) > now then return nil end
-redis.call('ZREM', DUE, id)
+unschedule(id)
 redis.call('ZADD', LEASES, now + tonumber(ARGV[5]), id)
 redis.call('HSET', key, 'worker', ARGV[4])
 redis.call('HDEL', key, 'timings')
@@ -148,7 +234,7 @@ if state == 'queued' then
   queue_again(id, 'running', now, now + tonumber(ARGV[8]))
 else
   set_state(id, 'running', state, now)
-  keep_for(id, ARGV[9])
+  expire_if_finished(id, ARGV[9])
 end
 return 1
 
@@ -171,6 +257,13 @@ redis.call('HSET', job_key(id), 'error', ARGV[4])
 queue_again(id, 'running', now, now + tonumber(ARGV[5]))
 return 1
 
+--- script: note
+-- ARGV: P, id, text ('' when an agent can have it). Says why a queued job is not given to any agent.
+local key = job_key(ARGV[2])
+if redis.call('HGET', key, 'state') ~= 'queued' then return 0 end
+if ARGV[3] == '' then redis.call('HDEL', key, 'waiting') else redis.call('HSET', key, 'waiting', ARGV[3]) end
+return 1
+
 --- script: reap
 -- ARGV: P, limit, error (JSON), history_ms. Returns [id, state, ...] of the jobs whose lease had run out.
 local now, reaped = now_ms(), {}
@@ -184,7 +277,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0,
     if tonumber(redis.call('HGET', key, 'tries')) >= spec.maxAttempts then
       state = 'failed'
       set_state(id, 'running', state, now)
-      keep_for(id, ARGV[4])
+      expire_if_finished(id, ARGV[4])
     else
       state = 'queued'
       redis.call('HINCRBY', key, 'tries', 1)
@@ -197,29 +290,37 @@ end
 return reaped
 
 --- script: cancel
--- ARGV: P, id, error (JSON), history_ms. Returns 1, or 0 when the job has ended already.
--- A worker that runs it learns so at its next renewal, which is refused.
-local id, now = ARGV[2], now_ms()
-local key = job_key(id)
-local state = redis.call('HGET', key, 'state')
-if state ~= 'queued' and state ~= 'running' then return 0 end
-redis.call('ZREM', DUE, id)
-end_lease(id)
-redis.call('HSET', key, 'error', ARGV[3])
-set_state(id, state, 'cancelled', now)
-keep_for(id, ARGV[4])
-return 1
+-- ARGV: P, JSON list of ids, error (JSON), history_ms. Returns the ids of those that had not ended and now have.
+-- A worker that runs one learns so at its next renewal, which is refused.
+local now, changed = now_ms(), {}
+for _, id in ipairs(cjson.decode(ARGV[2])) do
+  local key = job_key(id)
+  local state = redis.call('HGET', key, 'state')
+  if state == 'queued' or state == 'running' then
+    unschedule(id)
+    end_lease(id)
+    redis.call('HSET', key, 'error', ARGV[3])
+    set_state(id, state, 'cancelled', now)
+    changed[#changed + 1] = id
+  end
+end
+-- All of one batch: it is finished with the last of them or not at all.
+if #changed > 0 then expire_if_finished(changed[#changed], ARGV[4]) end
+return changed
 
 --- script: retry
--- ARGV: P, id. Returns 1, or 0 when the job is neither failed nor cancelled. Its tries are counted anew.
-local id, now = ARGV[2], now_ms()
-local key = job_key(id)
-local state = redis.call('HGET', key, 'state')
-if state ~= 'failed' and state ~= 'cancelled' then return 0 end
-local batch = batch_key(redis.call('HGET', key, 'batch'))
-redis.call('HSET', key, 'tries', 1)
-redis.call('HDEL', key, 'error')
-redis.call('PERSIST', batch)
-redis.call('PERSIST', batch .. ':jobs')
-queue_again(id, state, now, now)
-return 1
+-- ARGV: P, JSON list of ids of one batch. Returns the ids of those that had failed or were cancelled, and now are
+-- queued again. Their tries are counted anew.
+local now, changed = now_ms(), {}
+for _, id in ipairs(cjson.decode(ARGV[2])) do
+  local key = job_key(id)
+  local state = redis.call('HGET', key, 'state')
+  if state == 'failed' or state == 'cancelled' then
+    keep(batch_key(redis.call('HGET', key, 'batch')))
+    redis.call('HSET', key, 'tries', 1)
+    redis.call('HDEL', key, 'error')
+    queue_again(id, state, now, now)
+    changed[#changed + 1] = id
+  end
+end
+return changed

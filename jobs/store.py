@@ -7,14 +7,26 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from config.settings import Target
 from jobs.errors import ErrorKind
-from jobs.models import Batch, CatalogEntry, Claim, Job, JobError, JobSpec, JobState, Progress, PublishedBundle, Timings
+from jobs.models import (
+    Batch,
+    CatalogEntry,
+    Claim,
+    Job,
+    JobError,
+    JobSpec,
+    JobState,
+    Priority,
+    Progress,
+    PublishedBundle,
+    Timings,
+)
 from jobs.scripts import Scripts
 
 HISTORY_SECONDS = 30 * 24 * 3600
@@ -24,6 +36,7 @@ CATALOG = "catalog"
 
 _REAP_AT_ONCE = 100
 _READ_AT_ONCE = 1000
+_CHANGED_AT_ONCE = 1000
 
 
 class StatusUnavailable(Exception):
@@ -61,17 +74,18 @@ class StatusStore:
 
     def enqueue(self, batch: str, specs: Sequence[JobSpec]) -> int:
         """Add ``specs`` to ``batch`` as queued jobs, all or none, and return how many were new. Idempotent."""
-        entries = [[spec.id(batch), spec.as_json()] for spec in specs]
+        entries = [[spec.id(batch), spec.priority, spec.as_json()] for spec in specs]
         with _translated():
             return int(self._run("enqueue", batch, json.dumps(entries)))
 
-    def take_due(self, limit: int, again_seconds: float) -> list[tuple[str, int]]:
-        """Return (job id, attempt) of up to ``limit`` jobs for which a message is to be published now.
+    def take_due(self, limit: int, again_seconds: float, priority: Priority = Priority.NORMAL) -> list[tuple[str, int]]:
+        """Return (job id, attempt) of up to ``limit`` jobs of a priority for which a message is to be published now.
 
-        Whoever takes them publishes them. One that is still queued after ``again_seconds`` is due again.
+        Batches take turns, so that a large one holds up nobody. Whoever takes them publishes them. One that is still
+        queued after ``again_seconds`` is due again.
         """
         with _translated():
-            flat: list[str] = self._run("take", limit, int(again_seconds * 1000))
+            flat: list[str] = self._run("take", priority, limit, int(again_seconds * 1000))
         return [(job, int(attempt)) for job, attempt in _pairs(flat)]
 
     def reap(self) -> list[tuple[str, JobState]]:
@@ -88,16 +102,38 @@ class StatusStore:
             flat: list[str] = self._run("reap", _REAP_AT_ONCE, error.as_json(), self._history_ms)
         return [(job, JobState(state)) for job, state in _pairs(flat)]
 
-    def cancel(self, job: str) -> bool:
-        """Cancel a queued or running job; False when it had ended. A running one stops at its next renewal."""
-        error = JobError(kind=ErrorKind.CANCELLED, retryable=False, message="Cancelled on request.")
-        with _translated():
-            return bool(self._run("cancel", job, error.as_json(), self._history_ms))
+    def cancel(self, jobs: Sequence[str]) -> list[str]:
+        """Cancel the queued and running ones of ``jobs``, which are of one batch, and return those.
 
-    def retry(self, job: str) -> bool:
-        """Queue a failed or cancelled job again with all its tries; False when it is neither."""
+        A running one stops at its next renewal.
+        """
+        error = JobError(kind=ErrorKind.CANCELLED, retryable=False, message="Cancelled on request.")
+        return self._change("cancel", jobs, error.as_json(), self._history_ms)
+
+    def retry(self, jobs: Sequence[str]) -> list[str]:
+        """Queue the failed and cancelled ones of ``jobs`` again, with all their tries, and return those.
+
+        They are of one batch.
+        """
+        return self._change("retry", jobs)
+
+    def _change(self, script: str, jobs: Sequence[str], *arguments: str | int) -> list[str]:
+        changed: list[str] = []
+        for start in range(0, len(jobs), _CHANGED_AT_ONCE):
+            with _translated():
+                changed += self._run(script, json.dumps(jobs[start : start + _CHANGED_AT_ONCE]), *arguments)
+        return changed
+
+    def spec(self, job: str) -> JobSpec | None:
+        """Return what a job is to fetch; None when there is no such job."""
         with _translated():
-            return bool(self._run("retry", job))
+            text = cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "spec"))
+        return None if text is None else JobSpec.model_validate_json(text)
+
+    def note(self, job: str, waiting: str) -> None:
+        """Say why a queued job is not given to any agent; the empty text says that it is. Idempotent."""
+        with _translated():
+            self._run("note", job, waiting)
 
     # The agent side.
 
@@ -169,14 +205,26 @@ class StatusStore:
 
     def batch(self, batch: str, *, jobs: bool = True) -> Batch:
         """Return a batch, with its jobs in the order of submission unless ``jobs`` is False."""
-        key = f"{self._prefix}:batch:{batch}"
         with _translated():
-            found = cast("dict[str, str]", self._redis.hgetall(key))
-            ids = cast("list[str]", self._redis.lrange(f"{key}:jobs", 0, -1)) if jobs else []
+            found = cast("dict[str, str]", self._redis.hgetall(f"{self._prefix}:batch:{batch}"))
         if not found:
             raise UnknownJob(batch)
         counts = {state: int(found.get(state, 0)) for state in JobState}
-        return Batch(id=batch, counts=counts, jobs=tuple(self._jobs(ids)))
+        return Batch(id=batch, counts=counts, jobs=tuple(self._jobs(self.members(batch))) if jobs else ())
+
+    def members(self, batch: str) -> list[str]:
+        """Return the ids of a batch's jobs in the order of submission."""
+        with _translated():
+            return cast("list[str]", self._redis.lrange(f"{self._prefix}:batch:{batch}:jobs", 0, -1))
+
+    def jobs_in(self, batch: str, state: Literal[JobState.RUNNING, JobState.FAILED], limit: int = 0) -> list[Job]:
+        """Return the jobs of a batch that run or have failed, at most ``limit`` of them unless that is 0.
+
+        Costs what there is of them, however large the batch. In the order of their ids, which is none, but stays.
+        """
+        with _translated():
+            ids = sorted(cast("set[str]", self._redis.smembers(f"{self._prefix}:batch:{batch}:{state}")))
+        return self._jobs(ids[:limit] if limit else ids)
 
     def batches(self, limit: int = 20) -> list[Batch]:
         """Return the newest batches without their jobs, newest first."""
@@ -187,10 +235,10 @@ class StatusStore:
     def unfinished(self) -> tuple[int, int]:
         """Return how many jobs are queued and how many are running."""
         with _translated(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.zcard(f"{self._prefix}:due")
+            pipe.get(f"{self._prefix}:queued")
             pipe.zcard(f"{self._prefix}:leases")
             queued, running = pipe.execute()
-        return int(queued), int(running)
+        return int(queued or 0), int(running)
 
     def _batch_or_none(self, batch: str) -> Batch | None:
         try:
@@ -249,6 +297,7 @@ def _job(job: str, fields: Mapping[str, str]) -> Job:
         attempt=int(fields["attempt"]),
         max_attempts=spec.max_attempts,
         worker=fields.get("worker"),
+        waiting=fields.get("waiting") if fields["state"] == JobState.QUEUED else None,
         updated_at=datetime.fromtimestamp(int(fields["updated_ms"]) / 1000, tz=UTC),
         **documents,
     )

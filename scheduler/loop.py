@@ -9,22 +9,28 @@ from dataclasses import dataclass
 
 import structlog
 
-from jobs.models import FetchMessage
+from jobs.models import FetchMessage, Priority
 from jobs.store import StatusStore, StatusUnavailable
 
 TURN_SECONDS = 0.25
-WINDOW = 64
-"""How many messages may wait for workers. Few enough that what is published late can still be chosen well."""
+WINDOW = 16
+"""How many messages of a priority may wait for workers, or as many as jobs run, if those are more.
+
+Enough that no worker waits for the next turn, and so few that a batch that comes late gets its share soon.
+"""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Broker:
-    """The way to the workers: publishes a message, and tells how many wait. Both raise ``StatusUnavailable``."""
+    """The way to the workers: publishes a message, and tells how many of a priority wait.
 
-    publish: Callable[[FetchMessage], None]
-    waiting: Callable[[], int]
+    Both raise ``StatusUnavailable``.
+    """
+
+    publish: Callable[[FetchMessage, Priority], None]
+    waiting: Callable[[Priority], int]
 
 
 class Loop:
@@ -63,9 +69,13 @@ class Loop:
             _log.warning("lease_expired", job=job, state=state)
 
     def _publish(self) -> None:
-        free = WINDOW - self._broker.waiting()
-        if free <= 0:
-            return
+        queued, running = self._store.unfinished()
+        for priority in Priority if queued else ():
+            free = max(WINDOW, running) - self._broker.waiting(priority)
+            if free > 0:
+                self._fill(priority, free)
+
+    def _fill(self, priority: Priority, free: int) -> None:
         # A message may be lost with the worker that took it from the queue; two leases later it is published again.
-        for job, attempt in self._store.take_due(free, again_seconds=2 * self._lease_seconds):
-            self._broker.publish(FetchMessage(job=job, attempt=attempt))
+        for job, attempt in self._store.take_due(free, 2 * self._lease_seconds, priority):
+            self._broker.publish(FetchMessage(job=job, attempt=attempt), priority)

@@ -1,20 +1,25 @@
 """What users ask for: requirements, a plain list of them, or a YAML manifest."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from jobs.models import Priority
+
+_NEWLINE = re.compile(r"\r\n|\r|\n")  # not str.splitlines: editors do not count form feeds as lines
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _MAX_LINE = 1000
 _MAX_FILE_BYTES = 8 * 2**20
+_MAX_DEPTH = 10
+_SHOWN = 80
 
 
 class InvalidManifest(Exception):
@@ -34,6 +39,8 @@ class Entry:
     """The only index to ask, by its name (``pypi[1]``)."""
     require_specs: bool | None = None
     """None: as the settings say."""
+    priority: Priority | None = None
+    """None: as the whole batch."""
 
 
 class _Strict(BaseModel):
@@ -44,6 +51,7 @@ class _Visualization(_Strict):
     package: str
     index: int | None = Field(default=None, ge=0)
     requireSpecs: bool | None = None  # noqa: N815 - the name in the file
+    priority: Literal["high", "normal", "low"] | None = None
 
 
 class _Manifest(_Strict):
@@ -68,7 +76,9 @@ def parse_requirement(text: str) -> Requirement:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"is no requirement such as `name` or `name==1.0` ({reason})") from error
+        raise ValueError(f"is no requirement such as `name` or `name==1.0` ({_shown(reason)})") from error
+    except RecursionError as error:  # the parser descends with each bracket of a marker
+        raise ValueError("is no requirement such as `name` or `name==1.0` (too many brackets)") from error
     if requirement.url:
         raise ValueError("names a URL: packages come from the configured indexes only")
     requirement.name = canonicalize_name(requirement.name)
@@ -101,7 +111,8 @@ def _from_arguments(texts: Sequence[str]) -> list[Entry]:
 
 def _from_file(path: Path) -> list[Entry]:
     try:
-        with path.open(encoding="utf-8") as file:
+        # With the mark that some editors put in front; newlines as they are, since they are counted below.
+        with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read(_MAX_FILE_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest([f"{path} cannot be read: {error}"]) from error
@@ -111,7 +122,7 @@ def _from_file(path: Path) -> list[Entry]:
 
 
 def _from_list(path: Path, text: str) -> list[Entry]:
-    lines = ((number, _COMMENT.sub("", line).strip()) for number, line in enumerate(text.splitlines(), 1))
+    lines = ((number, _COMMENT.sub("", line).strip()) for number, line in enumerate(_NEWLINE.split(text), 1))
     entries = _entries((f"{path} line {number}: `{_shown(line)}`", line) for number, line in lines if line)
     if not entries:
         raise InvalidManifest([f"{path} names no package"])
@@ -119,36 +130,125 @@ def _from_list(path: Path, text: str) -> list[Entry]:
 
 
 def _from_yaml(path: Path, text: str) -> list[Entry]:
-    manifest = _read_manifest(path, text)
-    named = enumerate(manifest.visualizations)
-    entries = _entries((f"{path} visualizations[{n}]: `{_shown(v.package)}`", v.package) for n, v in named)
+    manifest, lines = _read_manifest(path, text)
+    entries = _entries(
+        (
+            f"{path} line {lines.of('visualizations', n, 'package')}: visualizations[{n}]: `{_shown(asked.package)}`",
+            asked.package,
+        )
+        for n, asked in enumerate(manifest.visualizations)
+    )
     return [
         Entry(
             requirement=entry.requirement,
             index=None if asked.index is None else f"pypi[{asked.index}]",
             require_specs=asked.requireSpecs,
+            priority=None if asked.priority is None else Priority(asked.priority),
         )
         for entry, asked in zip(entries, manifest.visualizations, strict=True)
     ]
 
 
-def _read_manifest(path: Path, text: str) -> _Manifest:
+def _read_manifest(path: Path, text: str) -> tuple[_Manifest, "_Lines"]:
+    content, lines = _read_yaml(path, text)
     try:
-        # An alias can stand for exponentially much; no manifest needs one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise InvalidManifest([f"{path} uses YAML aliases, which manifests may not"])
-        manifest = _Manifest.model_validate(yaml.safe_load(text))
+        manifest = _Manifest.model_validate(content)
+    except ValidationError as error:
+        raise InvalidManifest([_wrong_value(path, lines, e["loc"], e["msg"]) for e in error.errors()]) from error
+    if manifest.refresh:
+        raise InvalidManifest(
+            [
+                _wrong_value(
+                    path, lines, ["refresh"], "this version of vizfetch cannot look again by itself; leave it out"
+                )
+            ]
+        )
+    return manifest, lines
+
+
+def _wrong_value(path: Path, lines: "_Lines", place: Sequence[str | int], what: str) -> str:
+    name = _shown(".".join(map(str, place))) or "as a whole"
+    return f"{path} line {lines.of(*place)}: {name}: {_shown(what, 300)}"
+
+
+class _Lines:
+    """Where in a YAML document each value stands."""
+
+    def __init__(self, root: yaml.Node | None) -> None:
+        self._root = root
+
+    def of(self, *place: str | int) -> int:
+        """Return the number of the line at which the value at ``place``, or what holds it, begins."""
+        found = self._root
+        for step in place:
+            inner = _inner(found, step)
+            if inner is None:
+                break
+            found = inner
+        return _line(found.start_mark) if found else 1
+
+
+def _line(mark: Any) -> int:  # noqa: ANN401 - PyYAML has two unrelated classes of marks
+    return int(mark.line) + 1
+
+
+def _inner(node: yaml.Node | None, step: str | int) -> yaml.Node | None:
+    if isinstance(node, yaml.MappingNode):
+        return next((value for key, value in node.value if key.value == step), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+        return next(iter(node.value[step : step + 1]), None)
+    return None
+
+
+def _read_yaml(path: Path, text: str) -> tuple[Any, _Lines]:
+    """Return what a YAML document holds, and where; raises ``InvalidManifest`` also for what YAML would let pass."""
+    # libyaml's is ten times as fast, where there is one.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        _refuse_bombs(path, text)
+        node = loader.get_single_node()
+        _refuse_repetition(path, node)
+        return (loader.construct_document(node) if node else None), _Lines(node)
     except yaml.YAMLError as error:
         raise InvalidManifest([f"{path} is no YAML: {error}"]) from error
-    except ValidationError as error:
-        problems = [f"{path} {'.'.join(map(str, e['loc'])) or 'as a whole'}: {e['msg']}" for e in error.errors()]
-        raise InvalidManifest(problems) from error
-    if manifest.refresh:
-        raise InvalidManifest([f"{path} refresh: this version of vizfetch cannot look again by itself; leave it out"])
-    return manifest
+    except ValueError as error:  # PyYAML reads 2001-99-99 as a date, and lets the failure pass
+        raise InvalidManifest([f"{path} holds a value that YAML does not allow: {_shown(str(error))}"]) from error
+    finally:
+        loader.dispose()
 
 
-def _entries(named: Iterator[tuple[str, str]]) -> list[Entry]:
+def _refuse_bombs(path: Path, text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        # An alias can stand for exponentially much; no manifest needs one.
+        if isinstance(event, yaml.AliasEvent):
+            raise InvalidManifest([f"{path} line {_line(event.start_mark)}: YAML aliases, which manifests may not use"])
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise InvalidManifest([f"{path} line {_line(event.start_mark)}: nested deeper than any manifest is"])
+
+
+def _refuse_repetition(path: Path, root: yaml.Node | None) -> None:
+    """YAML forbids a key twice in a mapping, yet PyYAML takes the last one in silence."""
+    problems, nodes = [], [root]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                nodes.append(value)
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        line = _line(key.start_mark)
+                        problems.append(f"{path} line {line}: `{_shown(key.value)}` stands there twice")
+                    seen.add(key.value)
+        elif isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+    if problems:
+        raise InvalidManifest(problems)
+
+
+def _entries(named: Iterable[tuple[str, str]]) -> list[Entry]:
     entries, problems = [], []
     for name, text in named:
         try:
@@ -160,5 +260,7 @@ def _entries(named: Iterator[tuple[str, str]]) -> list[Entry]:
     return entries
 
 
-def _shown(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:77]}..."  # noqa: PLR2004
+def _shown(text: str, length: int = _SHOWN) -> str:
+    # Text of others may hold what steers a terminal.
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[:length])
+    return shown if len(text) <= length else f"{shown[: length - 3]}..."

@@ -18,9 +18,11 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
     redis = connect(settings.redis)
     app = celery_app(settings.redis)
     try:
-        store = StatusStore(redis)
+        store = StatusStore(redis, history_seconds=settings.history_seconds)
         store.ping()
-        broker = Broker(publish=lambda message: publish(app, message), waiting=lambda: length(redis))
+        broker = Broker(
+            publish=lambda message, _priority: publish(app, message), waiting=lambda _priority: length(redis)
+        )
         yield Loop(store, broker, settings.lease_seconds, time.monotonic)
     finally:
         app.close()

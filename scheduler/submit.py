@@ -5,18 +5,33 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from config.settings import Settings
-from jobs.models import JobSpec
+from jobs.models import JobSpec, Priority
 from jobs.store import StatusStore
 from scheduler.manifest import Entry
 
+_ORDER = list(Priority)
 
-def submit(store: StatusStore, entries: Sequence[Entry], settings: Settings, *, batch: str | None = None) -> str:
+
+def submit(
+    store: StatusStore,
+    entries: Sequence[Entry],
+    settings: Settings,
+    *,
+    batch: str | None = None,
+    priority: Priority = Priority.NORMAL,
+) -> str:
     """Queue a job for each of ``entries`` and return the batch's id.
 
-    All or none. Submitting again under the same ``batch`` adds only what was not there. Raises ``StatusUnavailable``.
+    All or none. Entries that ask for the same are one job, of the highest priority that one of them has; ``priority``
+    is for those that have none. Submitting again under the same ``batch`` adds only what was not there. Raises
+    ``StatusUnavailable``.
     """
     name = batch or new_batch_id()
-    specs = {spec.id(name): spec for spec in (_spec(entry, settings) for entry in entries)}
+    specs: dict[str, JobSpec] = {}
+    for spec in (_spec(entry, settings, priority) for entry in entries):
+        known = specs.setdefault(spec.id(name), spec)
+        if _ORDER.index(spec.priority) < _ORDER.index(known.priority):
+            specs[spec.id(name)] = spec
     store.enqueue(name, list(specs.values()))
     return name
 
@@ -26,11 +41,13 @@ def new_batch_id() -> str:
     return f"b-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _spec(entry: Entry, settings: Settings) -> JobSpec:
+def _spec(entry: Entry, settings: Settings, priority: Priority) -> JobSpec:
     return JobSpec(
         requirement=str(entry.requirement),
         target=settings.target,
         index=entry.index,
+        index_url=next((index.url for index in settings.indexes if index.name == entry.index), None),
         require_specs=settings.require_specs if entry.require_specs is None else entry.require_specs,
         max_attempts=settings.retry.max_attempts,
+        priority=entry.priority or priority,
     )

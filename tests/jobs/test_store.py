@@ -169,9 +169,8 @@ def test_a_cancelled_job_is_fenced(store: StatusStore) -> None:
     queued, running = spec("a").id(BATCH), spec("b").id(BATCH)
     store.enqueue(BATCH, [spec("a"), spec("b")])
     claim = claimed(store, running)
-    assert store.cancel(queued)
-    assert store.cancel(running)
-    assert not store.cancel(running)
+    assert store.cancel([queued, running, "j-none"]) == [queued, running]
+    assert store.cancel([queued, running]) == []
     assert not store.renew(claim, LEASE)
     assert store.take_due(10, 60) == []
     assert store.batch(BATCH).counts[JobState.CANCELLED] == 2
@@ -179,10 +178,10 @@ def test_a_cancelled_job_is_fenced(store: StatusStore) -> None:
 
 def test_a_failed_job_can_be_retried_with_all_its_tries(store: StatusStore) -> None:
     job = submitted(store, spec())
-    assert not store.retry(job)
+    assert store.retry([job]) == []
     assert store.finish_failed(claimed(store, job), ERROR, Timings())
     assert store.job(job).error == ERROR
-    assert store.retry(job)
+    assert store.retry([job]) == [job]
     again = claimed(store, job, 2)
     assert again.tries == 1
     assert store.job(job).error is None
@@ -195,7 +194,7 @@ def test_what_has_ended_expires_and_what_is_retried_does_not(redis: Redis) -> No
     assert [redis.ttl(key) for key in keys] == [-1, -1, -1]
     store.finish_failed(claimed(store, job), ERROR, Timings())
     assert all(0 < int(redis.ttl(key)) <= 100 for key in keys)
-    store.retry(job)
+    store.retry([job])
     assert [redis.ttl(key) for key in keys] == [-1, -1, -1]
 
 

@@ -5,9 +5,8 @@ import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from config.settings import RedisSettings, Target
-from jobs.models import FetchMessage, JobSpec, JobState
-from jobs.queue import celery_app, length, publish
+from config.settings import Target
+from jobs.models import FetchMessage, JobSpec, JobState, Priority
 from jobs.store import StatusStore, StatusUnavailable
 from scheduler.loop import WINDOW, Broker, Loop
 
@@ -28,10 +27,15 @@ class Messages:
     """Takes what the loop publishes, and says how much of it still waits."""
 
     published: list[FetchMessage] = field(default_factory=list)
+    priorities: list[Priority] = field(default_factory=list)
     waiting: int = 0
 
     def broker(self) -> Broker:
-        return Broker(publish=self.published.append, waiting=lambda: self.waiting)
+        return Broker(publish=self.publish, waiting=lambda _priority: self.waiting)
+
+    def publish(self, message: FetchMessage, priority: Priority) -> None:
+        self.published.append(message)
+        self.priorities.append(priority)
 
 
 @pytest.fixture
@@ -103,13 +107,14 @@ def test_no_lease_is_ended_right_after_redis_was_away(store: StatusStore) -> Non
     clock, messages = Clock(), Messages()
     away = True
 
-    def waiting() -> int:
+    def waiting(_priority: Priority) -> int:
         if away:
             raise StatusUnavailable from RedisConnectionError()
         return 0
 
-    loop = Loop(store, Broker(publish=messages.published.append, waiting=waiting), LEASE, clock)
+    loop = Loop(store, Broker(publish=messages.publish, waiting=waiting), LEASE, clock)
     clock.now = 10 * LEASE
+    store.enqueue("b-0", specs(1))
     loop.turn()
     away = False
     job = lost_job(store)
@@ -118,18 +123,3 @@ def test_no_lease_is_ended_right_after_redis_was_away(store: StatusStore) -> Non
     clock.now += LEASE
     loop.turn()
     assert store.job(job).state is JobState.QUEUED
-
-
-def test_messages_reach_the_queue_of_the_workers(redis: Redis, redis_settings: RedisSettings) -> None:
-    app = celery_app(redis_settings)
-    assert length(redis) == 0
-    publish(app, FetchMessage(job="j-1", attempt=1))
-    assert length(redis) == 1
-    app.close()
-
-
-def test_a_broker_that_is_down_is_said_to_be_down(redis_settings: RedisSettings) -> None:
-    app = celery_app(redis_settings.model_copy(update={"url": type(redis_settings.url)("redis://127.0.0.1:1/0")}))
-    with pytest.raises(StatusUnavailable):
-        publish(app, FetchMessage(job="j-1", attempt=1))
-    app.close()
