@@ -67,7 +67,7 @@ def look_at_store(settings: StorageSettings) -> Finding:
         finally:
             store.delete(path)
     except StorageError as error:
-        return _store_failure(settings, error)
+        return failure(settings, error)
     except FileNotFoundError:
         same = False
     if not same:
@@ -76,7 +76,8 @@ def look_at_store(settings: StorageSettings) -> Finding:
     return holds("store", f"{settings.uri} can be written and read")
 
 
-def _store_failure(settings: StorageSettings, error: StorageError) -> Finding:
+def failure(settings: StorageSettings, error: StorageError) -> Finding:
+    """Return the finding for an error of the store."""
     found, step = f"{settings.uri} cannot be used: {error.reason}", error.operation
     if settings.uri.startswith("file:"):
         advice = f"Make the directory writable for this user, or set {_OURS}.storage.uri to another."

