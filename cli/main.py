@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import batches, check, configuration, fetch, published, services
+from cli import agents, batches, cache, check, configuration, fetch, published, services
 from cli.invocation import Invocation
 from cli.output import print_error
 from config.entries import is_setting
@@ -29,12 +29,14 @@ app.command()(check.check)
 app.command()(configuration.config)
 app.command()(services.worker)
 app.command()(services.scheduler)
+app.command()(agents.agents)
 app.command()(batches.submit)
 app.command()(batches.status)
 app.command()(batches.retry)
 app.command()(batches.cancel)
 app.command("list")(published.list_)
 app.command()(published.pull)
+app.command()(cache.cache)
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:

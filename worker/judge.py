@@ -6,7 +6,7 @@ only when the record knows of nothing.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -132,9 +132,15 @@ def _unusable(missing: Requirement, asked_by: str, project: Project, fitting: Se
     return FetchError(
         ErrorKind.NO_COMPATIBLE_WHEEL,
         f"No version of {missing.name} that satisfies `{missing}`{asked_by} has a wheel for the target: "
-        f"{project.index} has {shown} ({', '.join(sorted(reasons))}).{_status(project)}",
+        f"{project.index} has {shown} ({', '.join(sorted(reasons))}).{_status(project)}{_remedy(reasons)}",
         index=project.index,
     )
+
+
+def _remedy(reasons: Collection[Availability]) -> str:
+    if Availability.SOURCE_ONLY in reasons:
+        return " moderne.agent.visualization.sdists can let it be built."
+    return ""
 
 
 def _status(project: Project) -> str:

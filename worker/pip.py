@@ -157,7 +157,14 @@ def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[byt
 def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
     passed_on = {name: ours[name] for name in _PASSED_ON if name in ours}
     place = str(scratch)
-    return passed_on | {"HOME": place, "TMPDIR": place, "PIP_CONFIG_FILE": os.devnull}
+    return passed_on | {
+        "HOME": place,
+        "TMPDIR": place,
+        "PIP_CONFIG_FILE": os.devnull,
+        # https://reproducible-builds.org/specs/source-date-epoch/: the same source gives the same wheel, and so the
+        # same bundle. The first day that a zip archive can tell.
+        "SOURCE_DATE_EPOCH": "315532800",
+    }
 
 
 def _wait(pid: int, deadline: float, check: Callable[[], None]) -> None:

@@ -392,12 +392,18 @@ def _own_parts(parts: Path) -> Path:
     It is held until the process ends.
     """
     parts.mkdir(mode=0o700, exist_ok=True)
-    for other in parts.iterdir():
-        _remove_if_dead(other)
+    remove_dead_parts(parts)
     own = parts / secrets.token_hex(8)
     own.mkdir(mode=0o700)
     _locked(own / "lock")
     return own
+
+
+def remove_dead_parts(parts: Path) -> None:
+    """Remove the temporary files of processes that are gone."""
+    with contextlib.suppress(FileNotFoundError):
+        for other in parts.iterdir():
+            _remove_if_dead(other)
 
 
 def _remove_if_dead(parts: Path) -> None:
