@@ -4,17 +4,18 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from zipfile import ZipFile
 
 from packaging.requirements import Requirement
 
-from bundles.check import CheckedWheel, check_wheel
+from bundles.check import CheckedWheel, Content, check_wheel
 from bundles.closure import Closure
 from bundles.digest import bundle_id
 from bundles.errors import BundleError, InvalidVisualization, NotClosed, NoVisualizations, WheelError, raise_all
 from bundles.models import Bundle, BundledWheel, Origin, Visualization
-from bundles.visualizations import find
+from bundles.visualizations import Found, find
 from config.settings import Target
 
 
@@ -43,7 +44,7 @@ def assemble(
     raise_all([*([NotClosed(closure.issues)] if closure.issues else []), *shown.problems])
     if package is None:  # the closure has said so already
         raise NotClosed([f"{requirement} is missing"])
-    wheels = tuple(sorted((each.wheel for each in checked), key=lambda wheel: wheel.name))
+    wheels = tuple(sorted((_described(each, closure) for each in checked), key=lambda wheel: wheel.name))
     return Bundle(
         id=bundle_id(wheels, target),
         requirement=str(requirement),
@@ -57,6 +58,10 @@ def assemble(
         created_at=datetime.now(UTC),
         warnings=(*_yanked(wheels), *closure.warnings, *shown.warnings),
     )
+
+
+def _described(checked: CheckedWheel, closure: Closure) -> BundledWheel:
+    return checked.wheel.model_copy(update={"requires": closure.requires(checked.metadata.name)})
 
 
 def _check_all(directory: Path, target: Target, origins: Mapping[str, Origin]) -> Sequence[CheckedWheel]:
@@ -85,8 +90,7 @@ class _Shown:
 
 
 def _visualizations(package: CheckedWheel, *, require_specs: bool) -> _Shown:
-    with ZipFile(package.file) as archive:
-        found = find(archive)
+    found = _find(Content(package.file.name, package.wheel.sha256, package.file))
     problems: list[BundleError] = []
     if found.issues:
         problems.append(InvalidVisualization(found.issues))
@@ -95,6 +99,13 @@ def _visualizations(package: CheckedWheel, *, require_specs: bool) -> _Shown:
     if require_specs:
         return _Shown(found.visualizations, found.warnings, tuple(problems))
     return _Shown(found.visualizations, (*found.warnings, *(problem.message for problem in problems)))
+
+
+@lru_cache(maxsize=64)
+def _find(content: Content) -> Found:
+    """Read a package's visualizations, once for each content in a process."""
+    with ZipFile(content.file) as archive:
+        return find(archive)
 
 
 def _yanked(wheels: Iterable[BundledWheel]) -> Iterable[str]:

@@ -1,16 +1,22 @@
 """What the store holds, told from its objects alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
-from pydantic import ValidationError
 
+from bundles.digest import bundle_id
 from bundles.errors import BrokenBundle, NotPublished
 from bundles.layout import BUNDLES, MANIFEST
+from bundles.manifest import unseal
 from bundles.models import Bundle
 from bundles.store import ObjectStore
+
+_READS_AT_ONCE = 8
+_DEPTH = 4
+"""How many folders an object of a bundle lies in: ``bundles``, name, version and id."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +28,14 @@ class Entry:
     id: str
 
     @property
+    def folder(self) -> str:
+        """Where it is."""
+        return f"{BUNDLES}/{self.name}/{self.version}/{self.id}"
+
+    @property
     def manifest(self) -> str:
         """Where its ``bundle.json`` is."""
-        return f"{BUNDLES}/{self.name}/{self.version}/{self.id}/{MANIFEST}"
+        return f"{self.folder}/{MANIFEST}"
 
 
 def entries(store: ObjectStore, name: str | None = None) -> Iterator[Entry]:
@@ -34,36 +45,66 @@ def entries(store: ObjectStore, name: str | None = None) -> Iterator[Entry]:
     """
     prefix = BUNDLES if name is None else f"{BUNDLES}/{canonicalize_name(name)}"
     for path in store.paths(prefix):
-        parts = path.split("/")
-        if len(parts) == len((BUNDLES, "name", "version", "id", MANIFEST)) and parts[-1] == MANIFEST:
-            yield Entry(*parts[1:-1])
+        found = place(path)
+        if found is not None and found[1] == MANIFEST:
+            yield found[0]
+
+
+def place(path: str) -> tuple[Entry, str] | None:
+    """Return the bundle in whose folder an object is, and its path inside; None when it is in none."""
+    parts = path.split("/", _DEPTH)
+    return (Entry(*parts[1:_DEPTH]), parts[_DEPTH]) if len(parts) == _DEPTH + 1 and parts[0] == BUNDLES else None
 
 
 def read(store: ObjectStore, entry: Entry) -> Bundle:
     """Return a bundle's description. Raises BrokenBundle, StorageError, or FileNotFoundError."""
-    try:
-        bundle = Bundle.model_validate_json(store.read(entry.manifest))
-    except ValidationError as error:
-        issues = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
-        raise BrokenBundle(entry.manifest, issues) from error
+    bundle = unseal(store.read(entry.manifest), entry.manifest)
     if (bundle.name, bundle.version, bundle.id) != (entry.name, entry.version, entry.id):
         found = f"{bundle.name}/{bundle.version}/{bundle.id}"
         raise BrokenBundle(entry.manifest, [f"it describes another bundle: {found}"])
+    # The id is a digest of names, hashes and target.
+    if bundle.id != bundle_id(bundle.wheels, bundle.target):
+        raise BrokenBundle(entry.manifest, ["its wheels are not those of its id"])
     return bundle
 
 
-def published(store: ObjectStore) -> Iterator[Bundle]:
-    """Yield every published bundle, by name, then newest version first, then newest first.
+@dataclass(frozen=True)
+class Survey:
+    """Everything that is published, and what looks like a bundle but cannot be used."""
 
-    Reads them all. Raises BrokenBundle or StorageError; one that is removed meanwhile is left out.
+    bundles: tuple[Bundle, ...]
+    """By name, then newest version first, then newest first."""
+    broken: tuple[BrokenBundle, ...]
+
+
+def survey(store: ObjectStore, *, known: Mapping[Entry, Bundle] | None = None) -> Survey:
+    """Read all bundles, several at once; one that is removed meanwhile is left out. Raises StorageError.
+
+    Those in ``known`` are not read again.
     """
-    groups: dict[tuple[str, Version], list[Entry]] = {}
-    for entry in entries(store):
-        groups.setdefault((entry.name, _version(entry)), []).append(entry)
-    # Two stable sorts, since a version cannot be negated.
-    ordered = sorted(groups, key=lambda group: group[1], reverse=True)
-    for group in sorted(ordered, key=lambda group: group[0]):
-        yield from _newest_first(store, groups[group])
+    remembered = known or {}
+    with ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="survey") as pool:
+        found = list(pool.map(lambda entry: remembered.get(entry) or _read_or_broken(store, entry), entries(store)))
+    bundles = [each for each in found if isinstance(each, Bundle)]
+    broken = sorted((each for each in found if isinstance(each, BrokenBundle)), key=lambda error: error.path)
+    return Survey(tuple(newest_first(bundles)), tuple(broken))
+
+
+def newest_first(bundles: Iterable[Bundle]) -> list[Bundle]:
+    """Return bundles by name, then newest version first (PEP 440), then newest first."""
+    newest = sorted(bundles, key=lambda bundle: (Version(bundle.version), bundle.created_at), reverse=True)
+    # The sort is stable.
+    return sorted(newest, key=lambda bundle: bundle.name)
+
+
+def _read_or_broken(store: ObjectStore, entry: Entry) -> Bundle | BrokenBundle | None:
+    try:
+        _version(entry)
+        return read(store, entry)
+    except BrokenBundle as error:
+        return error
+    except FileNotFoundError:
+        return None
 
 
 def find(store: ObjectStore, name: str, version: str | None = None) -> Bundle:
@@ -79,8 +120,11 @@ def find(store: ObjectStore, name: str, version: str | None = None) -> Bundle:
         raise NotPublished(name, version) from None
     if wanted is None:
         wanted = _newest([_version(entry) for entry in candidates])
-    matching = [entry for entry in candidates if _version(entry) == wanted]
-    for bundle in _newest_first(store, matching):
+    found = [_read_or_broken(store, entry) for entry in candidates if _version(entry) == wanted]
+    for each in found:
+        if isinstance(each, BrokenBundle):
+            raise each
+    for bundle in newest_first(each for each in found if isinstance(each, Bundle)):
         return bundle
     raise NotPublished(name, version)
 
@@ -88,16 +132,6 @@ def find(store: ObjectStore, name: str, version: str | None = None) -> Bundle:
 def _newest(versions: list[Version]) -> Version | None:
     final = [version for version in versions if not version.is_prerelease]
     return max(final or versions, default=None)
-
-
-def _newest_first(store: ObjectStore, same_version: list[Entry]) -> list[Bundle]:
-    bundles = []
-    for entry in same_version:
-        try:
-            bundles.append(read(store, entry))
-        except FileNotFoundError:
-            continue
-    return sorted(bundles, key=lambda bundle: bundle.created_at, reverse=True)
 
 
 def _version(entry: Entry) -> Version:

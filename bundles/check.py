@@ -29,6 +29,7 @@ from bundles.target import fits, full_version
 from config.settings import Target
 
 _T = TypeVar("_T")
+_MAX_LICENSE_NAME = 100
 _Label = tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]
 
 
@@ -41,6 +42,7 @@ class Metadata:
     requires: tuple[Requirement, ...]
     requires_python: SpecifierSet
     extras: frozenset[NormalizedName]
+    licenses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWhe
     sha256 = file_digest(file)
     if origin.sha256 is not None and origin.sha256 != sha256:
         raise HashMismatch(file.name, origin.sha256, sha256)
-    metadata, tags = _inspect(_Content(file.name, sha256, file))
+    metadata, tags = _inspect(Content(file.name, sha256, file))
     _check_target(file.name, metadata, tags, target)
     wheel = BundledWheel(
         name=metadata.name,
@@ -74,6 +76,7 @@ def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWhe
         index=origin.index,
         yanked=origin.yanked,
         built=origin.built,
+        licenses=metadata.licenses,
     )
     return CheckedWheel(file, wheel, metadata)
 
@@ -89,7 +92,7 @@ def _check_target(filename: str, metadata: Metadata, tags: frozenset[Tag], targe
 
 
 @dataclass(frozen=True)
-class _Content:
+class Content:
     """A file that counts as the same wherever it lies."""
 
     filename: str
@@ -98,7 +101,7 @@ class _Content:
 
 
 @lru_cache(maxsize=1024)
-def _inspect(content: _Content) -> tuple[Metadata, frozenset[Tag]]:
+def _inspect(content: Content) -> tuple[Metadata, frozenset[Tag]]:
     """Read the archive, once for each content in a process: most wheels are shared by many bundles.
 
     Raises BrokenWheel, which is not remembered.
@@ -165,7 +168,7 @@ def _metadata(archive: ZipFile, info: str, label: _Label, issues: list[str]) -> 
         issues.append(f"METADATA: Requires-Python {raw.get('requires_python')!r} is not valid")
         return None
     extras = frozenset(canonicalize_name(extra) for extra in raw.get("provides_extra", []))
-    return Metadata(label[0], label[1], _requires(raw, issues), requires_python, extras)
+    return Metadata(label[0], label[1], _requires(raw, issues), requires_python, extras, _licenses(raw))
 
 
 def _requires(raw: RawMetadata, issues: list[str]) -> tuple[Requirement, ...]:
@@ -173,6 +176,22 @@ def _requires(raw: RawMetadata, issues: list[str]) -> tuple[Requirement, ...]:
     parsed = [(line, _parsed(Requirement, line)) for line in lines]
     issues += [f"METADATA: Requires-Dist {line!r} is not valid" for line, made in parsed if made is None]
     return tuple(made for _, made in parsed if made is not None)
+
+
+def _licenses(raw: RawMetadata) -> tuple[str, ...]:
+    """Return the expression (PEP 639), else the short text, else the classifiers that tell of licences."""
+    if expression := raw.get("license_expression"):
+        return (_printable(expression),)
+    text = raw.get("license", "").strip()
+    # Some authors put the licence's whole text there.
+    if text and text.upper() != "UNKNOWN" and "\n" not in text and len(text) <= _MAX_LICENSE_NAME:
+        return (_printable(text),)
+    lines = (line.split("::") for line in raw.get("classifiers", []) if line.startswith("License ::"))
+    return tuple(sorted({_printable(parts[-1].strip()) for parts in lines} - {"", "OSI Approved"}))
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def _parsed(kind: Callable[[str], _T], text: str) -> _T | None:

@@ -23,6 +23,7 @@ class Closure:
         self._environment = environment(target)
         self._wheels = self._by_name(wheels)
         self._seen: dict[NormalizedName, set[str]] = {}
+        self._edges: dict[NormalizedName, set[NormalizedName]] = defaultdict(set)
         if not self._applies(requirement, ()):
             self.issues.append(f"{requirement} does not apply to the target")
         self._walk(requirement)
@@ -37,6 +38,10 @@ class Closure:
         """The name of the wheel that the requirement asked for, or None when it is not there."""
         return next(iter(self._seen), None)
 
+    def requires(self, name: NormalizedName) -> tuple[NormalizedName, ...]:
+        """Return which other wheels a wheel needs, sorted."""
+        return tuple(sorted(self._edges.get(name, ())))
+
     def _by_name(self, wheels: Iterable[CheckedWheel]) -> Mapping[NormalizedName, CheckedWheel]:
         grouped: dict[NormalizedName, list[CheckedWheel]] = defaultdict(list)
         for checked in wheels:
@@ -48,14 +53,16 @@ class Closure:
         return {name: same[0] for name, same in grouped.items()}
 
     def _walk(self, requirement: Requirement) -> None:
-        waiting = [(requirement, "what was asked for")]
+        waiting: list[tuple[Requirement, CheckedWheel | None]] = [(requirement, None)]
         while waiting:
             needed, by = waiting.pop()
-            found = self._satisfied(needed, by)
+            found = self._satisfied(needed, by.wheel.filename if by else "what was asked for")
             if found is None:
                 continue
+            if by is not None and by is not found:  # a wheel may ask for its own extras
+                self._edges[by.metadata.name].add(found.metadata.name)
             new = self._new_extras(needed, found)
-            waiting += [(each, found.wheel.filename) for each in self._requires(found, new)]
+            waiting += [(each, found) for each in self._requires(found, new)]
 
     def _satisfied(self, needed: Requirement, by: str) -> CheckedWheel | None:
         """Return the wheel that a requirement means, if it is there; an issue tells what is wrong with it."""

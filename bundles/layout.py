@@ -6,6 +6,8 @@ BUNDLES = "bundles"
 WHEELS = "wheels"
 LOCK = "pylock.toml"
 REQUIREMENTS = "requirements.txt"
+SBOM = "sbom.cdx.json"
+IMAGES = "images"
 MANIFEST = "bundle.json"
 
 
@@ -27,3 +29,15 @@ def wheel_from_lock(wheel: BundledWheel) -> str:
 def portable_wheel(wheel: BundledWheel) -> str:
     """Return where a portable folder keeps a wheel, which is also the way from its lock."""
     return f"{WHEELS}/{wheel.filename}"
+
+
+def bundle_image(path: str) -> str:
+    """Return where a bundle keeps a picture that is ``PACKAGE/images/FILE`` in the wheel."""
+    package, _, file = path.rpartition(f"/{IMAGES}/")
+    return f"{IMAGES}/{package}/{file}"
+
+
+def image_in_wheel(path: str) -> str:
+    """Return where in the wheel a bundle's picture comes from: the way back from ``bundle_image``."""
+    package, _, file = path.removeprefix(f"{IMAGES}/").rpartition("/")
+    return f"{package}/{IMAGES}/{file}"

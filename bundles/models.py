@@ -50,6 +50,14 @@ def _plain_file_name(name: str) -> str:
     return name
 
 
+def _path_below(path: str) -> str:
+    for part in path.split("/"):
+        _plain_file_name(part)
+    if not path.isprintable():
+        raise ValueError("not a printable path")
+    return path
+
+
 Name = Annotated[str, AfterValidator(_normal_name)]
 """A project's name in the normal form of PEP 503."""
 
@@ -58,6 +66,9 @@ VersionText = Annotated[str, AfterValidator(_normal_version)]
 
 FileName = Annotated[str, AfterValidator(_plain_file_name)]
 """A name without any folder: it becomes part of a path on disk and in the store."""
+
+RelativePath = Annotated[str, AfterValidator(_path_below)]
+"""A path that stays below the folder it is relative to."""
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -94,6 +105,19 @@ class BundledWheel(Document):
     """Why it was yanked when it was fetched (may be empty), or nothing when it was not."""
     built: bool = False
     """Whether the agent built it from the source that the index has; nobody but the agent made this very file."""
+    licenses: tuple[str, ...] = ()
+    """Under which licences its metadata says it is: an SPDX expression, or names as its author wrote them."""
+    requires: tuple[Name, ...] = ()
+    """Which other wheels of the bundle it needs for the target."""
+
+
+class BundledFile(Document):
+    """One object of a bundle beside its wheels and its ``bundle.json``."""
+
+    path: RelativePath
+    """Relative to the bundle's folder."""
+    sha256: Sha256
+    size_bytes: NonNegativeInt
 
 
 class Option(Document):
@@ -133,12 +157,12 @@ class Visualization(Spec):
 
     notebook: str
     """Where the notebook is inside the wheel."""
-    image: str | None = None
-    """Where a picture of it is inside the wheel."""
+    image: RelativePath | None = None
+    """Where a picture of it is, relative to the bundle's folder."""
 
 
 class Bundle(Document):
-    """The content of ``bundle.json``: what was published, for which target, and where it came from."""
+    """What was published, for which target, and where it came from."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     id: BundleId
@@ -150,12 +174,16 @@ class Bundle(Document):
     target: Target
     wheels: tuple[BundledWheel, ...]
     """Sorted by name; with the package itself."""
+    files: tuple[BundledFile, ...] = ()
+    """The locks, the bill of materials and the pictures as they were published, sorted by path."""
     visualizations: tuple[Visualization, ...] = ()
     python_version: str
     """Of the interpreter that fetched."""
     pip_version: str
     """Of the pip that resolved."""
     created_at: AwareDatetime
+    uploaded_bytes: NonNegativeInt = 0
+    """How many bytes of wheels were new to the store, as far as the attempt that published it knows."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -163,6 +191,14 @@ class Bundle(Document):
         """All wheels together."""
         return sum(wheel.size_bytes for wheel in self.wheels)
 
-    def to_json(self) -> bytes:
-        """Return the document as it is stored."""
-        return self.model_dump_json(indent=2).encode() + b"\n"
+    @property
+    def package(self) -> BundledWheel:
+        """The wheel that the bundle is made for."""
+        return next(wheel for wheel in self.wheels if wheel.name == self.name)
+
+
+class Manifest(Bundle):
+    """The content of ``bundle.json``: a bundle, sealed. ``bundles.manifest`` writes and reads it."""
+
+    digest: Sha256
+    """sha256 of the document itself, with 64 zeros in place of this value."""

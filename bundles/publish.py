@@ -1,17 +1,33 @@
 """From a worker's folder into the store, in an order in which a reader never sees half a bundle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
+from zipfile import ZipFile
 
-from bundles.errors import Fenced
-from bundles.layout import LOCK, MANIFEST, REQUIREMENTS, bundle_folder, stored_wheel
+from bundles.errors import BrokenBundle, Fenced
+from bundles.layout import (
+    LOCK,
+    MANIFEST,
+    REQUIREMENTS,
+    SBOM,
+    bundle_folder,
+    image_in_wheel,
+    stored_wheel,
+)
 from bundles.lock import pylock, requirements
-from bundles.models import Bundle, BundledWheel
+from bundles.manifest import seal, unseal
+from bundles.models import Bundle, BundledFile, BundledWheel
+from bundles.reservations import reserved
+from bundles.sbom import sbom
 from bundles.store import ObjectStore
 
 _UPLOADS_AT_ONCE = 4
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 @dataclass(frozen=True)
@@ -20,10 +36,12 @@ class Publication:
 
     uri: str
     """The bundle's folder in the store."""
+    bundle: Bundle
+    """As it stands in the store now, also when it was there before."""
     uploaded_bytes: int
     """Of wheels that the store lacked."""
     replaced: tuple[str, ...] = ()
-    """Wheels that the store had in another size, and has right now."""
+    """Objects that were in the store with another size or content, and are right now."""
 
 
 def _never() -> bool:
@@ -33,54 +51,156 @@ def _never() -> bool:
 def publish(store: ObjectStore, bundle: Bundle, directory: Path, *, fenced: Callable[[], bool] = _never) -> Publication:
     """Upload what the store lacks of a bundle whose wheels lie in ``directory``.
 
-    Wheels first, then the locks, then ``bundle.json``, whose presence makes the bundle: one that is there
-    already stays as it is. Repeating is harmless and uploads only what is missing. ``fenced`` is asked before
-    each object, from several threads; when it says true, nothing more is written and Fenced is raised.
-    Raises StorageError.
+    Wheels first, then the locks, the bill of materials and the pictures, then ``bundle.json``, whose presence makes
+    the bundle: one that is there already and sound stays as it is. Repeating is harmless, uploads only what is
+    missing, and mends what is there with another size. Safe beside other publishers and beside ``collect``. ``fenced``
+    is asked before each object, from several threads; when it says true, nothing more is written and Fenced is
+    raised. Raises StorageError.
     """
-    with ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="publish") as pool:
-        uploads = [pool.submit(_upload, store, wheel, directory, fenced) for wheel in bundle.wheels]
+    paths = [bundle_folder(bundle), *map(stored_wheel, bundle.wheels)]
+    with reserved(store, paths, fenced), ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="publish") as pool:
+        return _Publisher(store, bundle, directory, fenced, pool).run()
+
+
+class _Publisher:
+    """One publication."""
+
+    def __init__(
+        self, store: ObjectStore, bundle: Bundle, directory: Path, fenced: Callable[[], bool], pool: ThreadPoolExecutor
+    ) -> None:
+        self._store = store
+        self._bundle = bundle
+        self._directory = directory
+        self._fenced = fenced
+        self._pool = pool
+        self._folder = bundle_folder(bundle)
+        self._replaced: list[str] = []
+
+    def run(self) -> Publication:
+        uploaded_bytes = sum(self._each(self._upload, self._bundle.wheels))
+        existing = self._existing()
+        published = self._describe(uploaded_bytes) if existing is None else self._mend(existing, uploaded_bytes)
+        return Publication(self._store.uri(self._folder), published, uploaded_bytes, tuple(sorted(self._replaced)))
+
+    def _each(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+        """Do the work for all items, several at once; after a failure no further one is begun."""
+        running = [self._pool.submit(work, item) for item in items]
         try:
-            results = [upload.result() for upload in uploads]
+            return [each.result() for each in running]
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)
             raise
-    folder = bundle_folder(bundle)
-    if store.size(f"{folder}/{MANIFEST}") is None:
-        _describe(store, bundle, folder, fenced)
-    return _publication(store.uri(folder), bundle.wheels, results)
+
+    def _upload(self, wheel: BundledWheel) -> int:
+        """Upload a wheel unless the store has it, and return how many bytes that took."""
+        path = stored_wheel(wheel)
+        present_bytes = self._store.size(path)
+        if present_bytes == wheel.size_bytes:
+            return 0
+        self._stop_if_fenced()
+        self._store.put_file(path, self._directory / wheel.filename)
+        if present_bytes is not None:
+            self._replaced.append(path)
+        return wheel.size_bytes
+
+    def _existing(self) -> Bundle | None:
+        """Return the bundle as it was published before; a ``bundle.json`` that cannot be used counts as none."""
+        path = f"{self._folder}/{MANIFEST}"
+        try:
+            return unseal(self._store.read(path), path)
+        except FileNotFoundError:
+            return None
+        except BrokenBundle:
+            self._replaced.append(path)
+            return None
+
+    def _describe(self, uploaded_bytes: int) -> Bundle:
+        """Write everything beside the wheels, ``bundle.json`` last, and return the bundle as it is published."""
+        files = [*self._put_documents(_documents(self._bundle)), *self._put_images()]
+        warnings = (f"{path} was in the store with other content, and was replaced" for path in self._replaced)
+        bundle = self._bundle.model_copy(
+            update={
+                "files": tuple(sorted(files, key=lambda file: file.path)),
+                "uploaded_bytes": uploaded_bytes,
+                "warnings": (*self._bundle.warnings, *warnings),
+            }
+        )
+        self._stop_if_fenced()
+        path = f"{self._folder}/{MANIFEST}"
+        if path in self._replaced:
+            self._store.put_bytes(path, seal(bundle))
+        elif not self._store.put_new(path, seal(bundle)):
+            # Somebody else was quicker, or an answer to us was lost: what is there counts.
+            existing = self._existing()
+            return self._describe(uploaded_bytes) if existing is None else self._mend(existing, uploaded_bytes)
+        return bundle
+
+    def _put_documents(self, documents: Mapping[str, bytes]) -> Iterable[BundledFile]:
+        return self._each(lambda item: self._put(*item), documents.items())
+
+    def _put_images(self) -> Iterable[BundledFile]:
+        """Upload the pictures that the store lacks; a few of them are in memory at once."""
+        present = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
+        with ZipFile(self._directory / self._bundle.package.filename) as wheel:
+            return self._each(lambda image: self._put_image(wheel, image, present), self._images)
+
+    @property
+    def _images(self) -> list[str]:
+        return sorted({each.image for each in self._bundle.visualizations if each.image is not None})
+
+    def _put_image(self, wheel: ZipFile, image: str, present: Mapping[str, int]) -> BundledFile:
+        content = wheel.read(image_in_wheel(image))
+        present_bytes = present.get(f"{self._folder}/{image}")
+        if present_bytes == len(content):
+            return _file(image, content)
+        if present_bytes is not None:
+            self._replaced.append(f"{self._folder}/{image}")
+        return self._put(image, content)
+
+    def _put(self, name: str, content: bytes) -> BundledFile:
+        self._stop_if_fenced()
+        self._store.put_bytes(f"{self._folder}/{name}", content)
+        return _file(name, content)
+
+    def _mend(self, existing: Bundle, uploaded_bytes: int) -> Bundle:
+        """Write again what is not as the published ``bundle.json`` says; return the bundle that is published then."""
+        documents = _documents(existing)
+        sizes = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
+        with ZipFile(self._directory / self._bundle.package.filename) as wheel:
+            for file in existing.files:
+                path = f"{self._folder}/{file.path}"
+                if self._is_right(path, file, sizes, read=file.path in documents):
+                    continue
+                self._replaced.append(path)
+                content = documents.get(file.path) or _image(wheel, file.path)
+                if content is None or _file(file.path, content) != file:
+                    # Written by another version of vizfetch: all of it anew, since the parts would not fit.
+                    self._replaced.append(f"{self._folder}/{MANIFEST}")
+                    return self._describe(uploaded_bytes)
+                self._put(file.path, content)
+        return existing
+
+    def _is_right(self, path: str, file: BundledFile, sizes: Mapping[str, int], *, read: bool) -> bool:
+        """Tell whether an object is as it should be; the small documents are read, of the others the size counts."""
+        if sizes.get(path) != file.size_bytes:
+            return False
+        return not read or _file(file.path, self._store.read(path)) == file
+
+    def _stop_if_fenced(self) -> None:
+        if self._fenced():
+            raise Fenced
 
 
-@dataclass(frozen=True)
-class _Upload:
-    """What happened to one wheel."""
-
-    uploaded_bytes: int = 0
-    replaced: bool = False
-
-
-def _upload(store: ObjectStore, wheel: BundledWheel, directory: Path, fenced: Callable[[], bool]) -> _Upload:
-    path = stored_wheel(wheel)
-    present_bytes = store.size(path)
-    if present_bytes == wheel.size_bytes:
-        return _Upload()
-    _stop_if(fenced)
-    store.put_file(path, directory / wheel.filename)
-    return _Upload(wheel.size_bytes, replaced=present_bytes is not None)
+def _image(wheel: ZipFile, path: str) -> bytes | None:
+    try:
+        return wheel.read(image_in_wheel(path))
+    except KeyError:
+        return None
 
 
-def _describe(store: ObjectStore, bundle: Bundle, folder: str, fenced: Callable[[], bool]) -> None:
-    documents = ((LOCK, pylock(bundle)), (REQUIREMENTS, requirements(bundle)), (MANIFEST, bundle.to_json()))
-    for name, content in documents:
-        _stop_if(fenced)
-        store.put_bytes(f"{folder}/{name}", content)
+def _documents(bundle: Bundle) -> dict[str, bytes]:
+    return {LOCK: pylock(bundle), REQUIREMENTS: requirements(bundle), SBOM: sbom(bundle)}
 
 
-def _stop_if(fenced: Callable[[], bool]) -> None:
-    if fenced():
-        raise Fenced
-
-
-def _publication(uri: str, wheels: Sequence[BundledWheel], uploads: Sequence[_Upload]) -> Publication:
-    replaced = (wheel.filename for wheel, upload in zip(wheels, uploads, strict=True) if upload.replaced)
-    return Publication(uri, sum(upload.uploaded_bytes for upload in uploads), tuple(replaced))
+def _file(path: str, content: bytes) -> BundledFile:
+    return BundledFile(path=path, sha256=sha256(content).hexdigest(), size_bytes=len(content))

@@ -1,22 +1,27 @@
 """A published bundle as a folder, or one file, that installs without any index and without the store."""
 
+import hashlib
 import shutil
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bundles.catalog import find
-from bundles.digest import bundle_id, file_digest
+from bundles.digest import file_digest
 from bundles.errors import BrokenBundle, HashMismatch
-from bundles.layout import LOCK, MANIFEST, REQUIREMENTS, bundle_folder, portable_wheel, stored_wheel
-from bundles.lock import pylock, requirements
-from bundles.models import Bundle, BundledWheel
+from bundles.layout import LOCK, MANIFEST, bundle_folder, portable_wheel, stored_wheel
+from bundles.lock import pylock
+from bundles.manifest import seal
+from bundles.models import Bundle, BundledFile, BundledWheel
 from bundles.store import ObjectStore
 
 _DOWNLOADS_AT_ONCE = 4
 _ZIP_STAMP = (1980, 1, 1, 0, 0, 0)
 """The earliest that the format knows: the same bundle gives the same file."""
+_T = TypeVar("_T")
 
 
 def pull(
@@ -29,16 +34,15 @@ def pull(
 ) -> list[Path]:
     """Write the bundle that ``catalog.find`` finds into ``directory`` and return the files that make it up.
 
-    That is ``wheels/``, ``pylock.toml``, ``requirements.txt`` and ``bundle.json``, or with ``zip`` one file
-    ``NAME-VERSION-ID.zip`` with the same in it. Every wheel is verified by its sha256. After an interruption,
-    repeat: files that are there and right are kept, and nothing is there under its final name that is not.
+    That is ``wheels/``, ``pylock.toml``, ``requirements.txt``, ``sbom.cdx.json``, ``images/`` and ``bundle.json``, or
+    with ``zip`` one file ``NAME-VERSION-ID.zip`` with the same in it. Every object of the bundle is read and verified
+    by its sha256. ``pylock.toml`` then gets the portable folder's own paths; all else is as it was published. After
+    an interruption, repeat: what is there and right is kept, a wheel that is there in part is continued, and nothing
+    is there under its final name that is not whole and right.
 
     Raises NotPublished, HashMismatch, BrokenBundle or StorageError, and OSError of the disk.
     """
     bundle = find(store, name, version)
-    # The id is a digest of names, hashes and target: a manifest that was tampered with does not have it.
-    if bundle.id != bundle_id(bundle.wheels, bundle.target):
-        raise BrokenBundle(f"{bundle_folder(bundle)}/{MANIFEST}", ["its wheels are not those of its id"])
     if not zip:
         return _write_folder(store, bundle, directory)
     label = f"{bundle.name}-{bundle.version}-{bundle.id}"
@@ -51,38 +55,83 @@ def pull(
 
 
 def _write_folder(store: ObjectStore, bundle: Bundle, directory: Path) -> list[Path]:
-    (directory / "wheels").mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    transfer = _Transfer(store, bundle, directory)
     with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="pull") as pool:
-        fetched = [pool.submit(_fetch, store, wheel, directory) for wheel in bundle.wheels]
-        try:
-            wheels = [each.result() for each in fetched]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    # Made from the verified manifest, not copied: the store's own lock has other paths, and need not be trusted.
-    documents = {
-        LOCK: pylock(bundle, portable_wheel),
-        REQUIREMENTS: requirements(bundle),
-        MANIFEST: bundle.to_json(),
-    }
-    for document, content in documents.items():
-        _replace(directory / document, content)
-    return [*wheels, *(directory / document for document in documents)]
+        # The small ones first: what is wrong with them shows before the long downloads.
+        files = _each(pool, transfer.file, bundle.files)
+        wheels = _each(pool, transfer.wheel, bundle.wheels)
+    documents = {LOCK: pylock(bundle, portable_wheel), MANIFEST: seal(bundle)}
+    written = [*wheels, *files]
+    for name, content in documents.items():
+        _replace(directory / name, content)
+        written.append(directory / name)
+    return list(dict.fromkeys(written))
 
 
-def _fetch(store: ObjectStore, wheel: BundledWheel, directory: Path) -> Path:
-    target = directory / portable_wheel(wheel)
-    if target.is_file() and file_digest(target) == wheel.sha256:
-        return target
-    partial = target.with_name(f".{target.name}.partial")
+def _each(pool: ThreadPoolExecutor, work: Callable[[_T], Path], items: Iterable[_T]) -> list[Path]:
+    running = [pool.submit(work, item) for item in items]
     try:
-        store.fetch(stored_wheel(wheel), partial)
-    except FileNotFoundError as error:
-        raise BrokenBundle(stored_wheel(wheel), ["the wheel is missing from the store"]) from error
-    if (actual := file_digest(partial)) != wheel.sha256:
-        partial.unlink()
-        raise HashMismatch(wheel.filename, wheel.sha256, actual)
-    return partial.replace(target)
+        return [each.result() for each in running]
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """The way of a bundle's objects from the store to a folder."""
+
+    store: ObjectStore
+    bundle: Bundle
+    directory: Path
+
+    def wheel(self, wheel: BundledWheel) -> Path:
+        """Download a wheel unless it is there."""
+        target = self.directory / portable_wheel(wheel)
+        if target.is_file() and file_digest(target) == wheel.sha256:
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{wheel.sha256[:16]}.partial")
+        source = stored_wheel(wheel)
+        if (stored_bytes := self.store.size(source)) not in {None, wheel.size_bytes}:
+            raise BrokenBundle(source, [f"the wheel has {stored_bytes} bytes and not {wheel.size_bytes}"])
+        actual = self._download(source, partial, wheel.size_bytes, resume=True)
+        if actual != wheel.sha256:  # perhaps only the part that was there before
+            actual = self._download(source, partial, wheel.size_bytes, resume=False)
+        if actual != wheel.sha256:
+            partial.unlink()
+            raise HashMismatch(wheel.filename, wheel.sha256, actual)
+        return partial.replace(target)
+
+    def file(self, file: BundledFile) -> Path:
+        """Write a small object of the bundle's folder, verified."""
+        source = f"{bundle_folder(self.bundle)}/{file.path}"
+        try:
+            content = self.store.read(source)
+        except FileNotFoundError as error:
+            raise BrokenBundle(source, ["it is missing from the store"]) from error
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise BrokenBundle(source, ["its content is not what bundle.json says"])
+        target = self.directory / file.path
+        if file.path != LOCK:  # a portable folder has one of its own
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _replace(target, content)
+        return target
+
+    def _download(self, source: str, partial: Path, size_bytes: int, *, resume: bool) -> str:
+        """Write a wheel's content, after what is there already with ``resume``, and return the sha256 of it all."""
+        present_bytes = partial.stat().st_size if resume and partial.is_file() else 0
+        if present_bytes >= size_bytes:
+            present_bytes = 0
+        with partial.open("ab") as output:
+            output.truncate(present_bytes)
+            try:
+                for chunk in self.store.chunks(source, offset_bytes=present_bytes):
+                    output.write(chunk)
+            except FileNotFoundError as error:
+                raise BrokenBundle(source, ["the wheel is missing from the store"]) from error
+        return file_digest(partial)
 
 
 def _replace(file: Path, content: bytes) -> None:

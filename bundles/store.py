@@ -7,19 +7,28 @@ import re
 from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, S3Store
 
 from bundles.errors import StorageError
 from config.settings import StorageSettings
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
 
 _PART_BYTES = 5 * 2**20
@@ -45,6 +54,16 @@ _RETRIES: RetryConfig = {
 }
 
 
+@dataclass(frozen=True)
+class StoredObject:
+    """What a listing tells of an object."""
+
+    path: str
+    size_bytes: int
+    modified: datetime
+    """By the store's clock."""
+
+
 class ObjectStore(Protocol):
     """Objects by path: relative, with ``/`` between the parts, below the settings' ``storage.uri``.
 
@@ -62,20 +81,36 @@ class ObjectStore(Protocol):
     def put_bytes(self, path: str, data: bytes) -> None:
         """Store a small object."""
 
+    def put_new(self, path: str, data: bytes) -> bool:
+        """Store a small object unless there is one; False means that there is one, perhaps by an earlier try of ours.
+
+        Of several at once, one succeeds. Only a store that knows no conditional writes replaces what is there.
+        """
+
     def read(self, path: str) -> bytes:
         """Return a small object's content. Raises FileNotFoundError when there is none."""
 
-    def fetch(self, path: str, file: Path) -> None:
-        """Write an object's content into ``file``, streaming. Raises FileNotFoundError when there is none.
+    def chunks(self, path: str, *, offset_bytes: int = 0) -> Iterator[bytes]:
+        """Yield an object's content from ``offset_bytes``, which must be less than its size unless it is 0.
 
-        After an error the file may hold a part of it: give a temporary name, and rename.
+        Raises FileNotFoundError, with the first chunk, when there is no such object.
         """
 
     def paths(self, prefix: str) -> Iterator[str]:
         """Yield the paths of all objects in the folder ``prefix`` and below, in no particular order."""
 
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield all objects in the folder ``prefix`` and below, in no particular order."""
+
+    def unfinished(self) -> Iterator[StoredObject]:
+        """Yield what writers left that were killed in the middle; to everybody else it is not there.
+
+        It may also belong to a write that goes on just now. Parts of uploads to S3 are not seen: they are for a
+        rule of the bucket (AbortIncompleteMultipartUpload).
+        """
+
     def delete(self, path: str) -> None:
-        """Remove an object; harmless when there is none."""
+        """Remove an object, or something unfinished; harmless when there is none."""
 
     def uri(self, path: str) -> str:
         """Return the absolute address of an object or folder, for people and for other tools."""
@@ -89,17 +124,13 @@ def open_store(settings: StorageSettings, *, authorities: bytes | None = None) -
     StorageError.
     """
     address = urlsplit(settings.uri)
+    base_uri = settings.uri.rstrip("/")
     try:
-        inner = _open(address, settings, authorities)
+        if address.scheme == "s3":
+            return _ObstoreStore(_s3(address, settings, authorities), base_uri)
+        return _LocalStore(Path(unquote(address.path)), base_uri)
     except (BaseError, OSError, ValueError) as error:
         raise StorageError("open", settings.uri, _reason(error)) from error
-    return _ObstoreStore(inner, settings.uri.rstrip("/"))
-
-
-def _open(address: SplitResult, settings: StorageSettings, authorities: bytes | None) -> LocalStore | S3Store:
-    if address.scheme == "s3":
-        return _s3(address, settings, authorities)
-    return LocalStore(unquote(address.path), mkdir=True, automatic_cleanup=True)
 
 
 def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | None) -> S3Store:
@@ -205,27 +236,46 @@ class _ObstoreStore:
         with _translated("write", path):
             obstore.put(self._inner, path, data, use_multipart=False)
 
+    def put_new(self, path: str, data: bytes) -> bool:
+        try:
+            with _translated("write", path):
+                try:
+                    obstore.put(self._inner, path, data, use_multipart=False, mode="create")
+                except (NotSupportedError, GenericError) as error:
+                    if not (isinstance(error, NotSupportedError) or "<Code>NotImplemented</Code>" in str(error)):
+                        raise
+                    obstore.put(self._inner, path, data, use_multipart=False)
+        except FileExistsError:
+            return False
+        return True
+
     def read(self, path: str) -> bytes:
         with _translated("read", path):
             return bytes(obstore.get(self._inner, path).bytes())
 
-    def fetch(self, path: str, file: Path) -> None:
+    def chunks(self, path: str, *, offset_bytes: int = 0) -> Iterator[bytes]:
+        options: GetOptions = {"range": {"offset": offset_bytes}} if offset_bytes else {}
         with _translated("read", path):
-            stream = obstore.get(self._inner, path).stream(min_chunk_size=_READ_BYTES)
-        with file.open("wb") as output:
-            while True:
-                # Only the store's side is translated: a full disk here is not the store's fault.
-                with _translated("read", path):
-                    chunk = next(stream, None)
-                if chunk is None:
-                    return
-                output.write(chunk)
+            stream = obstore.get(self._inner, path, options=options).stream(min_chunk_size=_READ_BYTES)
+        while True:
+            # Only the store's side is translated, not what the reader does with a chunk.
+            with _translated("read", path):
+                chunk = next(stream, None)
+            if chunk is None:
+                return
+            yield bytes(chunk)
 
     def paths(self, prefix: str) -> Iterator[str]:
+        return (found.path for found in self.objects(prefix))
+
+    def objects(self, prefix: str) -> Iterator[StoredObject]:
         with _translated("list", prefix):
             for batch in obstore.list(self._inner, prefix or None):
                 for found in batch:
-                    yield found["path"]
+                    yield StoredObject(found["path"], found["size"], found["last_modified"])
+
+    def unfinished(self) -> Iterator[StoredObject]:
+        return iter(())
 
     def delete(self, path: str) -> None:
         try:
@@ -238,6 +288,39 @@ class _ObstoreStore:
         return f"{self._base_uri}/{path}"
 
 
+_STAGED = re.compile(r"#\d+$")
+"""The ending of a file that obstore writes before it gives it its name; it neither lists nor deletes such files."""
+
+
+class _LocalStore(_ObstoreStore):
+    """A folder; what a killed writer left in it can be seen and removed.
+
+    A write is there whole or not at all, but not yet on the disk when it returns: after a power cut, verify.
+    """
+
+    def __init__(self, root: Path, base_uri: str) -> None:
+        super().__init__(LocalStore(root, mkdir=True, automatic_cleanup=True), base_uri)
+        self._root = root
+
+    def unfinished(self) -> Iterator[StoredObject]:
+        with _translated("list", ""):
+            for folder, _, names in os.walk(self._root):
+                for file in (Path(folder, name) for name in names if _STAGED.search(name)):
+                    try:
+                        about = file.stat(follow_symlinks=False)
+                    except FileNotFoundError:  # it has just got its name
+                        continue
+                    modified = datetime.fromtimestamp(about.st_mtime, UTC)
+                    yield StoredObject(file.relative_to(self._root).as_posix(), about.st_size, modified)
+
+    def delete(self, path: str) -> None:
+        if not _STAGED.search(path):
+            super().delete(path)
+            return
+        with _translated("delete", path):
+            (self._root / path).unlink(missing_ok=True)
+
+
 @contextmanager
 def _translated(operation: str, path: str) -> Iterator[None]:
     _Runtime.enter()
@@ -245,6 +328,8 @@ def _translated(operation: str, path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the store has no {path}") from error
+    except AlreadyExistsError as error:
+        raise FileExistsError(f"the store has a {path} already") from error
     except (BaseError, OSError, ValueError) as error:
         raise StorageError(operation, path, _reason(error)) from error
 

@@ -16,10 +16,12 @@ import yaml
 from pydantic import ValidationError
 
 from bundles.archive import READ_ERRORS
+from bundles.layout import bundle_image
 from bundles.models import Option, Spec, Visualization
 
 MAX_SPEC_BYTES = 2**20
 MAX_NOTEBOOK_BYTES = 64 * 2**20
+MAX_IMAGE_BYTES = 8 * 2**20
 
 _SPEC = re.compile(r"(?P<package>.+)/specs/(?P<name>[^/]+)\.yml")
 _IMAGE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/]+)\.(?P<height>[1-9]\d{0,4})\.png")
@@ -71,14 +73,14 @@ class _Search:
         path, package, name = match[0], match["package"], match["name"]
         notebook = f"{package}/{name}.ipynb"
         issues = [*self._notebook_issues(path, notebook)]
-        image = self._images.get((package, name))
-        if image is not None:
-            issues += self._image_issues(image)
+        images = self._images.get((package, name), [])
+        issues += [issue for image in images for issue in self._image_issues(*image)]
         spec = self._spec(path, issues)
         self.issues += issues
         if spec is None or issues:
             return
-        yield Visualization(**dict(spec), notebook=notebook, image=None if image is None else image[0])
+        highest = bundle_image(images[-1][0]) if images else None
+        yield Visualization(**dict(spec), notebook=notebook, image=highest)
 
     def compare(self, found: Iterable[Visualization]) -> None:
         """Note what only shows when all of them are known: names used twice, notebooks without a spec."""
@@ -90,8 +92,15 @@ class _Search:
             for name, notebooks in by_name.items()
             if len(notebooks) > 1
         ]
-        described = {f"{match['package']}/{match['name']}.ipynb" for match in self.specs}
-        self.warnings += [f"{path} has no spec" for path in self._notebooks if self.specs and path not in described]
+        described = {(match["package"], match["name"]) for match in self.specs}
+        notebooks = {f"{package}/{name}.ipynb" for package, name in described}
+        self.warnings += [f"{path} has no spec" for path in self._notebooks if self.specs and path not in notebooks]
+        self.warnings += [
+            f"{path} has no spec"
+            for name, images in self._images.items()
+            for path, _ in images
+            if self.specs and name not in described
+        ]
 
     def _bytes(self, path: str, limit: int) -> bytes:
         """Return a member's content. Raises ValueError."""
@@ -127,8 +136,9 @@ class _Search:
             return
         yield from (f"{path} {issue}" for issue in notebook_issues(data))
 
-    def _image_issues(self, image: tuple[str, int]) -> Iterator[str]:
-        path, height = image
+    def _image_issues(self, path: str, height: int) -> Iterator[str]:
+        if self._members[path].file_size > MAX_IMAGE_BYTES:
+            yield f"{path} is larger than {MAX_IMAGE_BYTES} bytes"
         with self._archive.open(path) as stream:
             head = stream.read(_PNG.size)
         if len(head) < _PNG.size or (fields := _PNG.unpack(head))[:2] != (b"\x89PNG\r\n\x1a\n", b"IHDR"):
@@ -146,10 +156,12 @@ def _matches(pattern: re.Pattern[str], names: Iterable[str]) -> list[re.Match[st
     return [match for name in names if (match := pattern.fullmatch(name)) is not None]
 
 
-def _images(matches: Iterable[re.Match[str]]) -> Mapping[tuple[str, str], tuple[str, int]]:
-    """Return path and height of the highest picture for each (package, name)."""
-    ordered = sorted(matches, key=lambda match: int(match["height"]))
-    return {(match["package"], match["name"]): (match[0], int(match["height"])) for match in ordered}
+def _images(matches: Iterable[re.Match[str]]) -> Mapping[tuple[str, str], list[tuple[str, int]]]:
+    """Return path and height of every picture for each (package, name), the highest last."""
+    found: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for match in sorted(matches, key=lambda match: int(match["height"])):
+        found.setdefault((match["package"], match["name"]), []).append((match[0], int(match["height"])))
+    return found
 
 
 def _schema_issues(error: ValidationError) -> Iterator[str]:

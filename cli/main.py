@@ -36,6 +36,9 @@ app.command()(batches.retry)
 app.command()(batches.cancel)
 app.command("list")(published.list_)
 app.command()(published.pull)
+app.command()(published.verify)
+app.command()(published.rebuild)
+app.command()(published.collect)
 app.command()(cache.cache)
 
 

@@ -1,11 +1,14 @@
 """The way of one job on an agent: environment, download, judgement, check, publication."""
 
 import errno
+import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import structlog
 from packaging.requirements import Requirement
 
 from bundles import errors as bundle_errors
@@ -13,7 +16,7 @@ from bundles.assemble import assemble
 from bundles.models import Bundle, Origin
 from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
-from config.settings import Settings
+from config.settings import Settings, Target
 from jobs.errors import ErrorKind
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
 from worker.build import built_wheels, require_glibc
@@ -23,10 +26,13 @@ from worker.gateway.client import GatewayClient, Session
 from worker.gateway.errors import GatewayError
 from worker.gateway.record import Record
 from worker.heartbeat import Heartbeat
+from worker.installation import prove_installation
 from worker.judge import bundle_failure, judge
 from worker.pip import DeadlineExceeded, PinnedPip, build_arguments, download_arguments, run
 
 _PROGRESS_EVERY_SECONDS = 1.0
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
 
     Raises ``FetchError`` when there is no bundle to be had, ``Fenced`` or ``Stopping`` when the attempt has to end.
     """
+    _refuse_other_machines(spec.target)
     with _translated(), ExitStack() as cleanup:
         with steps.step("environment"):
             task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
@@ -76,9 +83,28 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
             record = _download(spec, agent, task, steps.heartbeat)
         with steps.step("check"):
             bundle = _check(spec, agent, task, record)
+            if agent.settings.verify == "install":
+                _prove(bundle, agent, task, steps.heartbeat)
         with steps.step("publish"):
             publication = publish(agent.store, bundle, task.wheels, fenced=steps.heartbeat.fenced_or_stopping)
-    return _summary(bundle, publication)
+    if publication.replaced:
+        _log.warning("objects_replaced", objects=publication.replaced)
+    return _summary(publication)
+
+
+def _refuse_other_machines(target: Target) -> None:
+    """Raise ``FetchError`` when markers (PEP 508) would be evaluated for another environment than ``target``."""
+    running, machine = f"{sys.version_info.major}.{sys.version_info.minor}", platform.machine()
+    if target.python != running:
+        raise FetchError(
+            ErrorKind.PYTHON_INCOMPATIBLE,
+            f"The job's target has Python {target.python}, but this agent runs Python {running} and can serve no other.",
+        )
+    if target.architecture != machine:
+        raise FetchError(
+            ErrorKind.NO_COMPATIBLE_WHEEL,
+            f"The job's target is {target.architecture}, but this agent is {machine} and can serve no other.",
+        )
 
 
 def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> Record:
@@ -133,6 +159,16 @@ def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> 
     )
 
 
+def _prove(bundle: Bundle, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> None:
+    prove_installation(
+        bundle,
+        task,
+        agent.settings.cache.directory / "installed",
+        timeout_seconds=agent.settings.fetch_timeout_seconds,
+        check=heartbeat.check,
+    )
+
+
 def _origins(record: Record) -> Mapping[str, Origin]:
     return {
         file.filename: Origin(filename=file.filename, index=file.index, sha256=file.sha256, yanked=file.yanked)
@@ -140,16 +176,18 @@ def _origins(record: Record) -> Mapping[str, Origin]:
     }
 
 
-def _summary(bundle: Bundle, publication: Publication) -> PublishedBundle:
+def _summary(publication: Publication) -> PublishedBundle:
+    bundle = publication.bundle
     return PublishedBundle(
         id=bundle.id,
         name=bundle.name,
         version=bundle.version,
         uri=publication.uri,
         wheels=tuple(wheel.filename for wheel in bundle.wheels),
-        size_bytes=sum(wheel.size_bytes for wheel in bundle.wheels),
+        size_bytes=bundle.size_bytes,
         uploaded_bytes=publication.uploaded_bytes,
         visualizations=len(bundle.visualizations),
+        created_at=bundle.created_at,
     )
 
 

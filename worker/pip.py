@@ -122,11 +122,31 @@ def run(
     timeout_seconds: float,
     check: Callable[[], None],
 ) -> Outcome:
-    """Run pip with ``python`` until it ends, and return how it did.
+    """Run pip with ``python`` until it ends, and return how it did; like ``run_python`` otherwise."""
+    return run_python(
+        python,
+        ["-m", "pip", *arguments],
+        scratch=scratch,
+        log=log,
+        timeout_seconds=timeout_seconds,
+        check=check,
+    )
 
-    pip runs in a session of its own, with ``scratch`` for its home and temporary files and ``log`` for its output.
-    ``check`` is called several times a second; whatever it raises ends pip and is passed on. Whichever way this
-    function is left, pip's whole process group is gone.
+
+def run_python(
+    python: Path,
+    arguments: Sequence[str],
+    *,
+    scratch: Path,
+    log: Path,
+    timeout_seconds: float,
+    check: Callable[[], None],
+) -> Outcome:
+    """Run ``python`` until it ends, and return how it did.
+
+    It runs in a session of its own, with ``scratch`` for its home and temporary files and ``log`` for its output.
+    ``check`` is called several times a second; whatever it raises ends the process and is passed on. Whichever way
+    this function is left, the whole process group is gone.
 
     Raises ``DeadlineExceeded`` after ``timeout_seconds``.
     """
@@ -144,7 +164,7 @@ def run(
 def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
     # -I: neither the working directory nor the user's own packages are importable.
     return subprocess.Popen(
-        [str(python), "-I", "-m", "pip", *arguments],
+        [str(python), "-I", *arguments],
         cwd=scratch,
         env=_environment(os.environ, scratch),
         stdin=subprocess.DEVNULL,

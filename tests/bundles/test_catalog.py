@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from bundles.catalog import entries, find, published
+from bundles.catalog import Survey, entries, find, survey
 from bundles.errors import BrokenBundle, NotPublished
 from bundles.layout import bundle_folder
+from bundles.manifest import seal
 from bundles.models import Bundle
 from bundles.publish import publish
 from bundles.store import ObjectStore
@@ -23,7 +24,7 @@ def _publish(store: ObjectStore, directory: Path, name: str, version: str) -> Bu
 
 
 def test_empty_store_has_nothing(store: ObjectStore) -> None:
-    assert list(published(store)) == []
+    assert survey(store) == Survey((), ())
     with pytest.raises(NotPublished, match="acme-charts is not published"):
         find(store, "acme-charts")
 
@@ -31,7 +32,7 @@ def test_empty_store_has_nothing(store: ObjectStore) -> None:
 def test_published_are_ordered_by_name_and_newest_version_first(store: ObjectStore, tmp_path: Path) -> None:
     for name, version in (("b", "1.0"), ("a", "1.9"), ("a", "1.10"), ("a", "1.10rc1")):
         _publish(store, tmp_path, name, version)
-    assert [(each.name, each.version) for each in published(store)] == [
+    assert [(each.name, each.version) for each in survey(store).bundles] == [
         ("a", "1.10"),
         ("a", "1.10rc1"),
         ("a", "1.9"),
@@ -64,10 +65,9 @@ def test_find_takes_the_newest_bundle_of_a_version(local_store: ObjectStore, tmp
     old = charts(tmp_path)
     new = bundled(tmp_path, "acme-charts", target=Target(glibc="2.39"))
     new = new.model_copy(update={"created_at": old.created_at + timedelta(hours=1)})
-    for bundle in (new, old):
-        publish(local_store, bundle, tmp_path)
+    new, old = (publish(local_store, bundle, tmp_path).bundle for bundle in (new, old))
     assert find(local_store, "acme-charts") == new
-    assert list(published(local_store)) == [new, old]
+    assert survey(local_store).bundles == (new, old)
 
 
 def test_incomplete_bundles_are_not_there(local_store: ObjectStore, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_broken_manifest_is_named(
     bundle = charts(tmp_path)
     path = f"{bundle_folder(bundle)}/bundle.json"
     other = bundle.model_copy(update={"version": "7.0"})
-    local_store.put_bytes(path, other.to_json() if content is None else content)
+    local_store.put_bytes(path, seal(other) if content is None else content)
     with pytest.raises(BrokenBundle, match=expected) as caught:
         find(local_store, "acme-charts")
     assert caught.value.path == path
@@ -98,7 +98,23 @@ def test_broken_manifest_is_named(
 def test_strange_folders_are_reported_or_passed_over(local_store: ObjectStore) -> None:
     local_store.put_bytes("bundles/readme.txt", b"1")
     local_store.put_bytes("bundles/a/1.0/x/images/bundle.json", b"1")
-    assert list(published(local_store)) == []
+    assert survey(local_store) == Survey((), ())
     local_store.put_bytes("bundles/a/one/x/bundle.json", b"1")
-    with pytest.raises(BrokenBundle, match="'one' is not a version"):
-        list(published(local_store))
+    [broken] = survey(local_store).broken
+    assert "'one' is not a version" in str(broken)
+
+
+def test_a_broken_bundle_does_not_hide_the_others(store: ObjectStore, tmp_path: Path) -> None:
+    sound, broken = (_publish(store, tmp_path, name, "1.0") for name in ("a", "b"))
+    store.put_bytes(f"{bundle_folder(broken)}/bundle.json", b"{}")
+    found = survey(store)
+    assert [each.id for each in found.bundles] == [sound.id]
+    assert [each.path for each in found.broken] == [f"{bundle_folder(broken)}/bundle.json"]
+
+
+def test_a_description_of_other_wheels_than_its_id_says_is_broken(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _publish(local_store, tmp_path, "a", "1.0")
+    evil = bundle.wheels[0].model_copy(update={"sha256": "e" * 64})
+    local_store.put_bytes(f"{bundle_folder(bundle)}/bundle.json", seal(bundle.model_copy(update={"wheels": (evil,)})))
+    with pytest.raises(BrokenBundle, match="not those of its id"):
+        find(local_store, "a")

@@ -23,8 +23,12 @@ DOCUMENT: dict[str, Any] = {
             "sizeBytes": 12,
             "index": "pypi[0]",
             "yanked": None,
+            "built": False,
+            "licenses": ["MIT"],
+            "requires": [],
         }
     ],
+    "files": [{"path": "images/acme_charts/bars.30.png", "sha256": "b" * 64, "sizeBytes": 3}],
     "visualizations": [
         {
             "type": "specs.moderne.io/v1beta/visualization",
@@ -44,12 +48,13 @@ DOCUMENT: dict[str, Any] = {
                 }
             ],
             "notebook": "acme_charts/bars.ipynb",
-            "image": None,
+            "image": "images/acme_charts/bars.30.png",
         }
     ],
     "pythonVersion": "3.11.7",
     "pipVersion": "26.3",
     "createdAt": "2026-01-02T03:04:05Z",
+    "uploadedBytes": 12,
     "warnings": [],
 }
 
@@ -57,9 +62,10 @@ DOCUMENT: dict[str, Any] = {
 def test_bundle_survives_a_round_trip_in_camel_case() -> None:
     bundle = Bundle.model_validate(DOCUMENT)
     assert bundle.model_dump(mode="json") == DOCUMENT
-    assert Bundle.model_validate_json(bundle.to_json()) == bundle
+    assert Bundle.model_validate_json(bundle.model_dump_json()) == bundle
     assert bundle.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert bundle.size_bytes == 12
+    assert bundle.package == bundle.wheels[0]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,10 @@ def test_bundle_survives_a_round_trip_in_camel_case() -> None:
         {"createdAt": "2026-01-02T03:04:05"},
         {"wheels": [{**DOCUMENT["wheels"][0], "filename": "../acme.whl"}]},
         {"wheels": [{**DOCUMENT["wheels"][0], "sha256": "A" * 64}]},
+        {"files": [{**DOCUMENT["files"][0], "path": "images/../../x"}]},
+        {"files": [{**DOCUMENT["files"][0], "path": "/etc/passwd"}]},
+        {"files": [{**DOCUMENT["files"][0], "path": "images\\x"}]},
+        {"visualizations": [{**DOCUMENT["visualizations"][0], "image": "images//x"}]},
     ],
 )
 def test_bundle_is_closed_and_strict(change: dict[str, Any]) -> None:

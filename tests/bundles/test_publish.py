@@ -1,20 +1,41 @@
 import itertools
+import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from bundles.catalog import entries
+from bundles.catalog import entries, survey
 from bundles.errors import Fenced, StorageError
 from bundles.layout import bundle_folder, stored_wheel
 from bundles.lock import pylock, requirements
+from bundles.manifest import seal, unseal
 from bundles.models import Bundle
 from bundles.publish import publish
+from bundles.reservations import RESERVATIONS
+from bundles.sbom import sbom
 from bundles.store import ObjectStore
+from bundles.verify import verify
 from tests.bundles.factory import bundled, charts
 from tests.bundles.recording import RecordingStore
-from tests.support.wheels import build_wheel
+from tests.support.wheels import build_wheel, png
+
+IMAGES = ["images/acme_charts/bars.30.png", "images/acme_charts/pie.30.png"]
+DOCUMENTS = ["pylock.toml", "requirements.txt", "sbom.cdx.json"]
+WRITES = 1 + 3 + len(DOCUMENTS) + len(IMAGES) + 1
+"""A reservation, the wheels, everything beside them, and the description."""
+
+
+def _manifest(store: ObjectStore, bundle: Bundle) -> Bundle:
+    path = f"{bundle_folder(bundle)}/bundle.json"
+    return unseal(store.read(path), path)
+
+
+def _bundles(recording: RecordingStore) -> list[str]:
+    return [path for path in recording.written if not path.startswith(RESERVATIONS)]
 
 
 def test_everything_is_where_it_belongs(store: ObjectStore, tmp_path: Path) -> None:
@@ -27,34 +48,45 @@ def test_everything_is_where_it_belongs(store: ObjectStore, tmp_path: Path) -> N
     assert publication.replaced == ()
     assert store.read(f"{folder}/pylock.toml") == pylock(bundle)
     assert store.read(f"{folder}/requirements.txt") == requirements(bundle)
-    assert Bundle.model_validate_json(store.read(f"{folder}/bundle.json")) == bundle
+    assert store.read(f"{folder}/sbom.cdx.json") == sbom(bundle)
+    assert {store.read(f"{folder}/{image}") for image in IMAGES} == {png(height=30)}
+    assert _manifest(store, bundle) == publication.bundle
     for wheel in bundle.wheels:
         assert store.read(stored_wheel(wheel)) == (tmp_path / "download" / wheel.filename).read_bytes()
-    assert len(list(store.paths(""))) == len(bundle.wheels) + 3
+    assert len(list(store.paths(""))) == len(bundle.wheels) + len(DOCUMENTS) + len(IMAGES) + 1
+    assert verify(store).issues == ()
+
+
+def test_the_description_names_every_object_and_how_much_was_new(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = charts(tmp_path / "download")
+    published = publish(local_store, bundle, tmp_path / "download").bundle
+    assert [file.path for file in published.files] == sorted([*DOCUMENTS, *IMAGES])
+    assert [each.image for each in published.visualizations] == IMAGES
+    assert published.uploaded_bytes == bundle.size_bytes
+    second = publish(local_store, charts(tmp_path / "two", version="2.0"), tmp_path / "two").bundle
+    assert second.uploaded_bytes == second.package.size_bytes
 
 
 def test_wheels_come_first_and_the_manifest_last(local_store: ObjectStore, tmp_path: Path) -> None:
     recording = RecordingStore(local_store)
     bundle = charts(tmp_path / "download")
     publish(recording, bundle, tmp_path / "download")
-    assert [path.rsplit("/", 1)[1] for path in recording.written[3:]] == [
-        "pylock.toml",
-        "requirements.txt",
-        "bundle.json",
-    ]
-    assert all(path.startswith("wheels/") for path in recording.written[:3])
+    written = _bundles(recording)
+    assert all(path.startswith("wheels/") for path in written[:3])
+    assert {path.rsplit("/", 1)[1] for path in written[3:6]} == set(DOCUMENTS)
+    assert written[-1].endswith("/bundle.json")
+    assert len(recording.written) == WRITES
 
 
-def test_repeating_writes_nothing_and_keeps_the_first_manifest(local_store: ObjectStore, tmp_path: Path) -> None:
+def test_repeating_writes_nothing_and_keeps_the_first_manifest(store: ObjectStore, tmp_path: Path) -> None:
     first = charts(tmp_path / "download")
-    publish(local_store, first, tmp_path / "download")
+    published = publish(store, first, tmp_path / "download").bundle
     again = charts(tmp_path / "download")
-    recording = RecordingStore(local_store)
+    recording = RecordingStore(store)
     publication = publish(recording, again, tmp_path / "download")
-    assert recording.written == []
+    assert _bundles(recording) == []
     assert publication.uploaded_bytes == 0
-    stored = Bundle.model_validate_json(local_store.read(f"{bundle_folder(first)}/bundle.json"))
-    assert stored.created_at == first.created_at
+    assert publication.bundle == published
 
 
 def test_shared_wheels_are_stored_once(store: ObjectStore, tmp_path: Path) -> None:
@@ -68,13 +100,49 @@ def test_shared_wheels_are_stored_once(store: ObjectStore, tmp_path: Path) -> No
 
 def test_wheel_of_another_size_is_replaced_and_reported(store: ObjectStore, tmp_path: Path) -> None:
     bundle = charts(tmp_path / "download")
-    store.put_bytes(stored_wheel(bundle.wheels[1]), b"half")
+    path = stored_wheel(bundle.wheels[1])
+    store.put_bytes(path, b"half")
     publication = publish(store, bundle, tmp_path / "download")
-    assert publication.replaced == (bundle.wheels[1].filename,)
-    assert store.size(stored_wheel(bundle.wheels[1])) == bundle.wheels[1].size_bytes
+    assert publication.replaced == (path,)
+    assert store.size(path) == bundle.wheels[1].size_bytes
+    assert any(path in warning for warning in _manifest(store, bundle).warnings)
 
 
-@pytest.mark.parametrize("allowed", range(6))
+@pytest.mark.parametrize("name", [*DOCUMENTS, IMAGES[0], "bundle.json"])
+@pytest.mark.parametrize("damage", ["size", "gone"])
+def test_publishing_again_mends_what_was_damaged(
+    local_store: ObjectStore, tmp_path: Path, name: str, damage: str
+) -> None:
+    bundle = charts(tmp_path / "download")
+    publish(local_store, bundle, tmp_path / "download")
+    path = f"{bundle_folder(bundle)}/{name}"
+    if damage == "size":
+        local_store.put_bytes(path, b"half")
+    else:
+        local_store.delete(path)
+    publication = publish(local_store, bundle, tmp_path / "download")
+    assert publication.replaced == (() if (name, damage) == ("bundle.json", "gone") else (path,))
+    assert verify(local_store).issues == ()
+
+
+def test_a_bundle_of_another_version_of_this_program_is_described_anew(
+    local_store: ObjectStore, tmp_path: Path
+) -> None:
+    """What such a version wrote in another form cannot be mended piece by piece."""
+    bundle = charts(tmp_path / "download")
+    published = publish(local_store, bundle, tmp_path / "download").bundle
+    folder = bundle_folder(bundle)
+    changed = [file.model_copy(update={"sha256": "e" * 64}) for file in published.files if file.path == "pylock.toml"]
+    others = [file for file in published.files if file.path != "pylock.toml"]
+    unknown = others[0].model_copy(update={"path": "readme/with.png"})
+    described = published.model_copy(update={"files": (*others, *changed, unknown)})
+    local_store.put_bytes(f"{folder}/bundle.json", seal(described))
+    publication = publish(local_store, bundle, tmp_path / "download")
+    assert f"{folder}/bundle.json" in publication.replaced
+    assert verify(local_store).issues == ()
+
+
+@pytest.mark.parametrize("allowed", range(WRITES))
 def test_reader_never_sees_half_a_bundle_and_repeating_completes_it(
     local_store: ObjectStore, tmp_path: Path, allowed: int
 ) -> None:
@@ -88,11 +156,57 @@ def test_reader_never_sees_half_a_bundle_and_repeating_completes_it(
     with pytest.raises(StorageError, match="the connection was lost"):
         publish(RecordingStore(local_store, die), bundle, tmp_path / "download")
     assert list(entries(local_store)) == []
-    publish(local_store, bundle, tmp_path / "download")
-    assert len(list(entries(local_store))) == 1
+    publication = publish(local_store, bundle, tmp_path / "download")
+    assert publication.replaced == ()
+    assert verify(local_store).issues == ()
 
 
-@pytest.mark.parametrize("allowed", range(6))
+_PUBLISH = """
+import itertools, os, signal, sys
+from pathlib import Path
+from bundles.models import Bundle
+from bundles.publish import publish
+from bundles.store import open_store
+from config.settings import StorageSettings
+from tests.bundles.recording import RecordingStore
+
+steps = itertools.count()
+def die(path):
+    if next(steps) >= int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = RecordingStore(open_store(StorageSettings(uri=sys.argv[1])), die)
+publish(store, Bundle.model_validate_json(sys.stdin.read()), Path(sys.argv[2]))
+"""
+
+
+def test_a_worker_that_is_killed_at_any_step_leaves_no_half_bundle_and_nothing_in_the_way(tmp_path: Path) -> None:
+    from bundles.store import open_store  # noqa: PLC0415
+    from config.settings import StorageSettings  # noqa: PLC0415
+
+    download = tmp_path / "download"
+    bundle = charts(download)
+
+    def killed(allowed: int) -> None:
+        uri = f"file://{tmp_path}/store-{allowed}"
+        done = subprocess.run(
+            [sys.executable, "-c", _PUBLISH, uri, str(download), str(allowed)],
+            input=bundle.model_dump_json(),
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
+        assert done.returncode == -9
+        store = open_store(StorageSettings(uri=uri))
+        assert survey(store).bundles == ()
+        publish(store, bundle, download)
+        assert verify(store).issues == ()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(killed, (0, 1, 3, 4, 6, WRITES - 1)))
+
+
+@pytest.mark.parametrize("allowed", range(WRITES))
 def test_fenced_at_any_step_writes_nothing_more(local_store: ObjectStore, tmp_path: Path, allowed: int) -> None:
     bundle = charts(tmp_path / "download")
     recording = RecordingStore(local_store)
@@ -101,6 +215,7 @@ def test_fenced_at_any_step_writes_nothing_more(local_store: ObjectStore, tmp_pa
         publish(recording, bundle, tmp_path / "download", fenced=lambda: next(asked) >= allowed)
     assert len(recording.written) == allowed
     assert list(entries(local_store)) == []
+    assert list(local_store.paths(RESERVATIONS)) == []
 
 
 def test_two_workers_publish_the_same_bundle_at_once(store: ObjectStore, tmp_path: Path) -> None:
@@ -113,6 +228,23 @@ def test_two_workers_publish_the_same_bundle_at_once(store: ObjectStore, tmp_pat
     assert len(list(store.paths("wheels"))) == 3
 
 
+def test_whoever_comes_second_leaves_the_documents_of_the_first(store: ObjectStore, tmp_path: Path) -> None:
+    """The same wheels, asked for differently: the bill of materials may differ, and must fit the description."""
+    first = charts(tmp_path / "download")
+    other = first.model_copy(
+        update={"wheels": (*first.wheels[:2], first.wheels[2].model_copy(update={"requires": ()}))}
+    )
+    assert sbom(other) != sbom(first)
+
+    def overtake(path: str) -> None:
+        if path.endswith("/bundle.json"):
+            publish(store, first, tmp_path / "download")
+
+    publication = publish(RecordingStore(store, overtake), other, tmp_path / "download")
+    assert publication.bundle.wheels == first.wheels
+    assert verify(store).issues == ()
+
+
 def test_many_wheels(local_store: ObjectStore, tmp_path: Path) -> None:
     names = [f"dependency-{number}" for number in range(40)]
     build_wheel(tmp_path / "download", "a", requires=names, visualizations=["bars"])
@@ -121,3 +253,21 @@ def test_many_wheels(local_store: ObjectStore, tmp_path: Path) -> None:
     bundle = bundled(tmp_path / "download", "a")
     assert publish(local_store, bundle, tmp_path / "download").uploaded_bytes == bundle.size_bytes
     assert len(list(local_store.paths("wheels"))) == 41
+
+
+def test_the_same_wheels_give_the_same_bytes(local_store: ObjectStore, tmp_path: Path) -> None:
+    folder = bundle_folder(charts(tmp_path / "a"))
+    contents = []
+    for place in ("a", "b"):
+        publish(local_store, charts(tmp_path / place), tmp_path / place)
+        contents.append([local_store.read(f"{folder}/{name}") for name in DOCUMENTS])
+        local_store.delete(f"{folder}/bundle.json")
+    assert contents[0] == contents[1]
+
+
+def test_a_manifest_is_plain_json(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = charts(tmp_path / "download")
+    publish(local_store, bundle, tmp_path / "download")
+    document = json.loads(local_store.read(f"{bundle_folder(bundle)}/bundle.json"))
+    assert document["schemaVersion"] == 1
+    assert document["uploadedBytes"] == bundle.size_bytes

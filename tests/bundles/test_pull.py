@@ -8,16 +8,21 @@ import pytest
 
 from bundles.errors import BrokenBundle, HashMismatch, NotPublished
 from bundles.layout import bundle_folder, stored_wheel
+from bundles.manifest import unseal
 from bundles.models import Bundle
 from bundles.publish import publish
 from bundles.pull import pull
 from bundles.store import ObjectStore
 from tests.bundles.factory import charts
+from tests.bundles.recording import RecordingStore
 
 FILES = {
     "bundle.json",
+    "images/acme_charts/bars.30.png",
+    "images/acme_charts/pie.30.png",
     "pylock.toml",
     "requirements.txt",
+    "sbom.cdx.json",
     "wheels/acme_charts-1.0-py3-none-any.whl",
     "wheels/acme_core-0.1+local.1-cp311-cp311-manylinux_2_17_x86_64.whl",
     "wheels/acme_data-1.5-py3-none-any.whl",
@@ -26,8 +31,7 @@ FILES = {
 
 def _published(store: ObjectStore, tmp_path: Path) -> Bundle:
     bundle = charts(tmp_path / "download")
-    publish(store, bundle, tmp_path / "download")
-    return bundle
+    return publish(store, bundle, tmp_path / "download").bundle
 
 
 def _relative(directory: Path) -> set[str]:
@@ -44,7 +48,7 @@ def test_folder_has_everything_and_installs(store: ObjectStore, tmp_path: Path) 
     out = tmp_path / "out"
     written = pull(store, "Acme.Charts", None, out)
     assert {str(file.relative_to(out)) for file in written} == FILES == _relative(out)
-    assert Bundle.model_validate_json((out / "bundle.json").read_bytes()) == bundle
+    assert unseal((out / "bundle.json").read_bytes(), "bundle.json") == bundle
     _install(out / "pylock.toml", tmp_path / "site")
     assert (tmp_path / "site/acme_charts/bars.ipynb").exists()
 
@@ -73,7 +77,9 @@ def test_what_is_there_and_right_is_kept_and_the_rest_replaced(store: ObjectStor
     os.utime(kept, (1, 1))
     wrong.write_bytes(b"half of it")
     gone.unlink()
-    (out / "wheels" / f".{gone.name}.partial").write_bytes(b"left over from an interruption")
+    (out / "wheels" / f".{gone.name}.{bundle.wheels[2].sha256[:16]}.partial").write_bytes(
+        b"left over from an interruption"
+    )
     assert {str(file.relative_to(out)) for file in pull(store, "acme-charts", None, out)} == FILES == _relative(out)
     assert kept.stat().st_mtime == 1
     assert wrong.stat().st_size == bundle.wheels[1].size_bytes
@@ -104,12 +110,68 @@ def test_missing_wheel_is_named(local_store: ObjectStore, tmp_path: Path) -> Non
         pull(local_store, "acme-charts", None, tmp_path / "out")
 
 
-def test_manifest_that_names_other_wheels_is_refused(local_store: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pylock.toml", "requirements.txt", "sbom.cdx.json", "images/acme_charts/pie.30.png"])
+@pytest.mark.parametrize("damage", ["changed", "gone"])
+def test_damage_of_a_document_is_named_and_leaves_nothing(
+    local_store: ObjectStore, tmp_path: Path, name: str, damage: str
+) -> None:
     bundle = _published(local_store, tmp_path)
-    evil = bundle.wheels[0].model_copy(update={"sha256": "e" * 64})
-    changed = bundle.model_copy(update={"wheels": (evil, *bundle.wheels[1:])})
-    local_store.put_bytes(f"{bundle_folder(bundle)}/bundle.json", changed.to_json())
-    with pytest.raises(BrokenBundle, match="not those of its id"):
+    path = f"{bundle_folder(bundle)}/{name}"
+    if damage == "gone":
+        local_store.delete(path)
+    else:
+        content = bytearray(local_store.read(path))
+        content[-3] ^= 1
+        local_store.put_bytes(path, bytes(content))
+    with pytest.raises(BrokenBundle) as caught:
+        pull(local_store, "acme-charts", None, tmp_path / "out")
+    assert caught.value.path == path
+    assert not (tmp_path / "out" / name).exists()
+
+
+def test_every_changed_byte_of_the_description_is_noticed(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(local_store, tmp_path)
+    path = f"{bundle_folder(bundle)}/bundle.json"
+    content = local_store.read(path)
+    for place in [*range(0, len(content), 37), len(content) - 5]:
+        changed = bytearray(content)
+        changed[place] ^= 1
+        local_store.put_bytes(path, bytes(changed))
+        with pytest.raises(BrokenBundle) as caught:
+            pull(local_store, "acme-charts", None, tmp_path / "out")
+        assert caught.value.path == path
+
+
+def test_a_wheel_that_is_there_in_part_is_continued(store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(store, tmp_path)
+    wheel = bundle.wheels[0]
+    content = store.read(stored_wheel(wheel))
+    out = tmp_path / "out"
+    (out / "wheels").mkdir(parents=True)
+    partial = out / "wheels" / f".{wheel.filename}.{wheel.sha256[:16]}.partial"
+    partial.write_bytes(content[:-100])
+    asked: list[str] = []
+    pull(RecordingStore(store, before_range=asked.append), "acme-charts", None, out)
+    assert f"{stored_wheel(wheel)} from {len(content) - 100}" in asked
+    assert (out / "wheels" / wheel.filename).read_bytes() == content
+    assert _relative(out) == FILES
+
+
+@pytest.mark.parametrize("left", [b"other bytes", b"x" * 100_000])
+def test_a_part_that_does_not_fit_is_fetched_anew(local_store: ObjectStore, tmp_path: Path, left: bytes) -> None:
+    bundle = _published(local_store, tmp_path)
+    wheel = bundle.wheels[0]
+    out = tmp_path / "out"
+    (out / "wheels").mkdir(parents=True)
+    (out / "wheels" / f".{wheel.filename}.{wheel.sha256[:16]}.partial").write_bytes(left)
+    pull(local_store, "acme-charts", None, out)
+    assert _relative(out) == FILES
+
+
+def test_a_wheel_of_another_size_is_named_before_it_is_fetched(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = _published(local_store, tmp_path)
+    local_store.put_bytes(stored_wheel(bundle.wheels[0]), b"short")
+    with pytest.raises(BrokenBundle, match="has 5 bytes and not"):
         pull(local_store, "acme-charts", None, tmp_path / "out")
 
 

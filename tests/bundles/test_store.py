@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,22 +30,56 @@ def test_empty_object_is_an_object(store: ObjectStore) -> None:
     assert store.read("empty") == b""
 
 
-def test_missing_object(store: ObjectStore, tmp_path: Path) -> None:
+def test_missing_object(store: ObjectStore) -> None:
     assert store.size("nothing/here") is None
     with pytest.raises(FileNotFoundError, match="nothing/here"):
         store.read("nothing/here")
     with pytest.raises(FileNotFoundError, match="nothing/here"):
-        store.fetch("nothing/here", tmp_path / "got")
+        list(store.chunks("nothing/here"))
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 5 * 2**20, 5 * 2**20 + 1, 17 * 2**20])
 def test_files_of_every_size_come_back(store: ObjectStore, tmp_path: Path, size_bytes: int) -> None:
-    source, copy = tmp_path / "source", tmp_path / "copy"
+    source = tmp_path / "source"
     source.write_bytes(os.urandom(size_bytes))
     store.put_file("wheels/some.whl", source)
-    store.fetch("wheels/some.whl", copy)
     assert store.size("wheels/some.whl") == size_bytes
-    assert copy.read_bytes() == source.read_bytes()
+    assert b"".join(store.chunks("wheels/some.whl")) == source.read_bytes()
+
+
+def test_reading_can_start_in_the_middle(store: ObjectStore) -> None:
+    content = os.urandom(3 * 2**20)
+    store.put_bytes("x", content)
+    assert b"".join(store.chunks("x", offset_bytes=2**20 + 7)) == content[2**20 + 7 :]
+    with pytest.raises(StorageError, match="could not read x"):
+        list(store.chunks("x", offset_bytes=len(content)))
+
+
+def test_of_several_writers_of_a_new_object_one_succeeds(store: ObjectStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda number: store.put_new("x", str(number).encode()), range(8)))
+    assert outcomes.count(True) == 1
+    assert store.read("x") == str(outcomes.index(True)).encode()
+
+
+def test_a_listing_tells_size_and_age(store: ObjectStore) -> None:
+    store.put_bytes("a/b", b"123")
+    [found] = store.objects("a")
+    assert (found.path, found.size_bytes) == ("a/b", 3)
+    assert abs(datetime.now(UTC) - found.modified) < timedelta(seconds=30)
+
+
+def test_what_a_killed_writer_left_is_seen_and_can_be_removed(local_store: ObjectStore) -> None:
+    local_store.put_bytes("wheels/x/a.whl", b"1")
+    staged = Path(local_store.uri("wheels/x/a.whl#1").removeprefix("file://"))
+    staged.write_bytes(b"half")
+    assert list(local_store.paths("")) == ["wheels/x/a.whl"]
+    [left] = local_store.unfinished()
+    assert (left.path, left.size_bytes) == ("wheels/x/a.whl#1", 4)
+    local_store.delete(left.path)
+    local_store.delete(left.path)
+    assert not staged.exists()
+    assert local_store.size("wheels/x/a.whl") == 1
 
 
 @pytest.mark.parametrize("name", ["torch-2.0+cu118-py3-none-any.whl", "1!2.0", "a b", "x%20y", "ü~@=&"])
@@ -261,7 +296,9 @@ store = open_store(StorageSettings.model_validate_json(sys.stdin.read()))
 store.put_bytes("warm", b"1")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 store.put_file("large", Path(sys.argv[1]))
-store.fetch("large", Path(sys.argv[2]))
+with open(sys.argv[2], "wb") as copy:
+    for chunk in store.chunks("large"):
+        copy.write(chunk)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -43,7 +43,7 @@ def test_visualization_is_read_whole(tmp_path: Path) -> None:
             }
         ],
         "notebook": "a/bars.ipynb",
-        "image": "a/images/bars.30.png",
+        "image": "images/a/bars.30.png",
     }
 
 
@@ -57,7 +57,7 @@ def test_several_are_sorted_and_images_may_lack(tmp_path: Path) -> None:
 def test_highest_image_wins_and_dense_ones_are_accepted(tmp_path: Path) -> None:
     found = _find(tmp_path, {"a/images/bars.100.png": png(height=300), "a/images/other.png": b"no height"})
     assert found.issues == ()
-    assert found.visualizations[0].image == "a/images/bars.100.png"
+    assert found.visualizations[0].image == "images/a/bars.100.png"
 
 
 def test_packages_inside_packages_count_and_packaging_does_not(tmp_path: Path) -> None:
