@@ -98,7 +98,7 @@ def _refuse_other_machines(target: Target) -> None:
     if target.python != running:
         raise FetchError(
             ErrorKind.PYTHON_INCOMPATIBLE,
-            f"The job's target has Python {target.python}, but this agent runs Python {running} and can serve no other.",
+            f"The job's target has Python {target.python}, but this agent runs {running} and can serve no other.",
         )
     if target.architecture != machine:
         raise FetchError(
