@@ -66,7 +66,7 @@ def test_progress_is_shown(store: StatusStore, claim: Claim, heartbeat: Heartbea
 
 
 def test_a_cancelled_attempt_learns_that_it_is_fenced(store: StatusStore, claim: Claim, heartbeat: Heartbeat) -> None:
-    store.cancel(claim.job)
+    store.cancel([claim.job])
     assert eventually(lambda: heartbeat.fenced)
     with pytest.raises(Fenced):
         heartbeat.check()
