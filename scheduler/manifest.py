@@ -1,17 +1,18 @@
 """What users ask for: requirements, a plain list of them, or a YAML manifest."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from config import kinds
 from jobs.models import Priority
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")  # not str.splitlines: editors do not count form feeds as lines
@@ -41,10 +42,18 @@ class Entry:
     """None: as the settings say."""
     priority: Priority | None = None
     """None: as the whole batch."""
+    target: Mapping[str, str] = field(default_factory=dict)
+    """By the names of ``config.settings.Target``; what it lacks is as the settings say."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Target(_Strict):
+    python: Annotated[str, AfterValidator(kinds.python_version)] | None = None
+    glibc: Annotated[str, AfterValidator(kinds.glibc_version)] | None = None
+    architecture: Annotated[str, AfterValidator(kinds.architecture)] | None = None
 
 
 class _Visualization(_Strict):
@@ -52,6 +61,7 @@ class _Visualization(_Strict):
     index: int | None = Field(default=None, ge=0)
     requireSpecs: bool | None = None  # noqa: N815 - the name in the file
     priority: Literal["high", "normal", "low"] | None = None
+    target: _Target = _Target()
 
 
 class _Manifest(_Strict):
@@ -144,6 +154,7 @@ def _from_yaml(path: Path, text: str) -> list[Entry]:
             index=None if asked.index is None else f"pypi[{asked.index}]",
             require_specs=asked.requireSpecs,
             priority=None if asked.priority is None else Priority(asked.priority),
+            target=asked.target.model_dump(exclude_none=True),
         )
         for entry, asked in zip(entries, manifest.visualizations, strict=True)
     ]

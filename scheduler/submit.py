@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from config.settings import Settings
+from config.settings import Settings, Target
 from jobs.models import JobSpec, Priority
 from jobs.store import StatusStore
 from scheduler.manifest import Entry
@@ -44,7 +44,7 @@ def new_batch_id() -> str:
 def _spec(entry: Entry, settings: Settings, priority: Priority) -> JobSpec:
     return JobSpec(
         requirement=str(entry.requirement),
-        target=settings.target,
+        target=Target.model_validate({**settings.target.model_dump(), **entry.target}),
         index=entry.index,
         index_url=next((index.url for index in settings.indexes if index.name == entry.index), None),
         require_specs=settings.require_specs if entry.require_specs is None else entry.require_specs,
