@@ -72,7 +72,7 @@ def machine(settings: Settings, environment: Mapping[str, str], out: Path) -> It
         redis = connect(ours.redis)
         cleanup.callback(redis.close)
         cleanup.enter_context(_scheduler(ours))
-        yield Machine(ours, StatusStore(redis), worker, log)
+        yield Machine(ours, StatusStore(redis, prefix=ours.redis.prefix), worker, log)
 
 
 @contextmanager

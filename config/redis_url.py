@@ -1,6 +1,5 @@
 """The Redis URL from the platform's separate settings, and back."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -89,7 +88,7 @@ class Sentinels:
             own_password=own.get("sentinelPassword"),
         )
 
-    def own_options(self) -> Mapping[str, str]:
+    def own_options(self) -> dict[str, str]:
         """Return what a client needs to be let in by the Sentinels themselves."""
         options = {"username": self.own_username, "password": self.own_password}
         return {name: value for name, value in options.items() if value is not None}

@@ -3,22 +3,34 @@
 Messages are hints. Losing one, delivering one twice, or delivering one late changes nothing: the job's hash is the
 truth, and the scheduler publishes again what is still queued. So messages are acknowledged early, and no result, retry
 or ETA of Celery's is used.
+
+There is a queue for each target environment, and one for each index that jobs are pinned to. A worker listens to those
+that it can serve: see ``queue_for`` and ``queues_of``.
 """
+
+import hashlib
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport.redis import Channel
 from redis import Redis
 
-from config.settings import RedisSettings
-from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS
-from jobs.models import FetchMessage
-from jobs.store import PREFIX, StatusUnavailable
+from config.redis_url import Sentinels
+from config.settings import IndexSettings, RedisSettings, Target
+from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, uses_tls
+from jobs.models import FetchMessage, JobSpec, Priority
+from jobs.store import StatusUnavailable
+from jobs.transport import SENTINEL_TRANSPORT, TASK, TRANSPORT, register_transports
 
-TASK = "vizfetch.fetch"
-QUEUE = "fetch"
+__all__ = ["TASK", "celery_app", "lengths", "publish", "queue_for", "queues_of"]
+
+_STEPS = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
+"""What kombu calls them: its Redis transport serves the smallest number first."""
 
 _CONFIG = {
-    "task_default_queue": QUEUE,
     "task_acks_late": False,
     "task_ignore_result": True,
     "task_serializer": "json",
@@ -28,6 +40,8 @@ _CONFIG = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_hijack_root_logger": False,
     "worker_send_task_events": False,
+    # Its answers cost seconds and are wrong as a sign of life: workers announce themselves (``jobs.agents``).
+    "worker_enable_remote_control": False,
     "broker_connection_max_retries": None,
     "broker_connection_retry_on_startup": True,
     # The scheduler's loop publishes again anyway, so a failed publication may be given up soon.
@@ -37,37 +51,88 @@ _CONFIG = {
         "interval_step": 0.2,
         "interval_max": 0.2,
     },
-    "broker_transport_options": {
-        "global_keyprefix": f"{PREFIX}:celery:",
-        "visibility_timeout": 3600,
-        "socket_timeout": ANSWER_TIMEOUT_SECONDS,
-        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-        "health_check_interval": 10,
-    },
 }
 
 
 def celery_app(settings: RedisSettings) -> Celery:
     """Return the app for one process: the scheduler publishes through it, the worker registers its task on it."""
-    app = Celery("vizfetch", broker=_broker_url(settings), set_as_current=False)
-    app.conf.update(_CONFIG)
+    register_transports()
+    app = Celery("vizfetch", set_as_current=False)
+    app.conf.update(_CONFIG | _broker(settings))
     return app
 
 
-def publish(app: Celery, message: FetchMessage) -> None:
+def queue_for(spec: JobSpec) -> str:
+    """Return the queue of the workers that can run ``spec``."""
+    return _queue(spec.target, spec.index, spec.index_url)
+
+
+def queues_of(target: Target, indexes: Iterable[IndexSettings]) -> tuple[str, ...]:
+    """Return the queues that a worker with this target and these indexes can serve.
+
+    A job pinned to an index by somebody who has it configured himself means the index of that name and address; pinned
+    by name alone, it means whatever the agent calls so.
+    """
+    pinned = ((index.name, url) for index in indexes for url in (None, index.url))
+    return (_queue(target, None, None), *(_queue(target, name, url) for name, url in pinned))
+
+
+def publish(app: Celery, message: FetchMessage, queue: str, priority: Priority = Priority.NORMAL) -> None:
     """Publish a message; raises ``StatusUnavailable`` when the broker does not take it. Harmless to repeat."""
     try:
-        app.send_task(TASK, kwargs=message.model_dump(by_alias=True), queue=QUEUE)
+        # The nameless exchange goes straight to the queue: there is no binding that a flush of Redis could lose.
+        app.send_task(
+            TASK,
+            kwargs=message.model_dump(by_alias=True),
+            queue=queue,
+            exchange="",
+            routing_key=queue,
+            priority=_STEPS[priority],
+        )
     except OperationalError as error:
         raise StatusUnavailable(f"Redis as broker: {error}") from error
 
 
-def length(redis: Redis) -> int:
-    """Return how many messages wait for a worker."""
-    return int(redis.llen(f"{PREFIX}:celery:{QUEUE}"))
+def lengths(redis: Redis, prefix: str, queues: Iterable[str], priority: Priority) -> Mapping[str, int]:
+    """Return how many messages of a priority wait in each queue. Raises what redis-py raises."""
+    names = list(queues)
+    # kombu keeps a list for each step of priority; the first has the queue's plain name.
+    step = f"{Channel.sep}{_STEPS[priority]}" if _STEPS[priority] else ""
+    with redis.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.llen(f"{prefix}:celery:{name}{step}")
+        return dict(zip(names, map(int, pipe.execute()), strict=True))
 
 
-def _broker_url(settings: RedisSettings) -> str:
+def _queue(target: Target, index: str | None, url: str | None) -> str:
+    place = f"fetch:{target.python}:{target.glibc}:{target.architecture}"
+    if index is None:
+        return place
+    digest = "" if url is None else f"@{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"
+    return f"{place}:{index}{digest}"
+
+
+def _broker(settings: RedisSettings) -> dict[str, Any]:
     url = settings.url.get_secret_value()
-    # kombu's own scheme for a Unix socket.
-    return f"redis+socket://{url.removeprefix('unix://')}" if url.startswith("unix://") else url
+    options: dict[str, Any] = {
+        "global_keyprefix": f"{settings.prefix}:celery:",
+        "priority_steps": sorted(_STEPS.values()),
+        "visibility_timeout": 3600,
+        "socket_timeout": ANSWER_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "health_check_interval": 10,
+    }
+    found: dict[str, Any] = {"broker_url": url, "broker_transport": TRANSPORT}
+    if sentinels := Sentinels.of(url):
+        options |= {"master_name": sentinels.service, "sentinel_kwargs": sentinels.own_options()}
+        found = {"broker_url": sentinels.each_url(), "broker_transport": SENTINEL_TRANSPORT}
+    elif url.startswith("unix://"):
+        # kombu's own form for a Unix socket.
+        found = {"broker_url": f"{TRANSPORT}+socket://{url.removeprefix('unix://')}"}
+    if uses_tls(url):
+        authorities = settings.ca_bundle
+        found["broker_use_ssl"] = {
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            **({"ssl_ca_certs": str(authorities)} if authorities else {}),
+        }
+    return found | {"broker_transport_options": options}

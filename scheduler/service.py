@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 from config.settings import Settings
 from jobs.connection import connect
-from jobs.queue import celery_app, length, publish
+from jobs.queue import celery_app
 from jobs.store import StatusStore
 from scheduler.loop import Broker, Loop
+from scheduler.routes import Routes
 
 
 @contextmanager
@@ -18,11 +19,10 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
     redis = connect(settings.redis)
     app = celery_app(settings.redis)
     try:
-        store = StatusStore(redis, history_seconds=settings.history_seconds)
+        store = StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
         store.ping()
-        broker = Broker(
-            publish=lambda message, _priority: publish(app, message), waiting=lambda _priority: length(redis)
-        )
+        routes = Routes(redis, app, settings.redis, store)
+        broker = Broker(publish=routes.publish, waiting=routes.waiting)
         yield Loop(store, broker, settings.lease_seconds, time.monotonic)
     finally:
         app.close()

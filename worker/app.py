@@ -11,13 +11,15 @@ import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.utils.dispatch.signal import Signal
+from celery.worker import state
 
 from bundles.store import open_store
 from config.settings import Settings
 from jobs.connection import connect
 from jobs.models import FetchMessage
-from jobs.queue import QUEUE, celery_app
+from jobs.queue import celery_app, queues_of
 from jobs.store import StatusStore
+from worker.announcement import Announcement
 from worker.attempt import Lines, run_attempt
 from worker.connectivity import require_services
 from worker.environment import check_environment, sweep
@@ -30,6 +32,10 @@ from worker.tasks import register
 
 EXIT_BROKEN = 1
 """The exit code of a worker whose children cannot be set up."""
+
+_JOBS_PER_CHILD = 200
+_CHILD_KIBIBYTES = 512 * 1024
+"""A child that has done so many jobs, or has become so large, is replaced after its job, whatever it leaked."""
 
 _log = structlog.get_logger()
 
@@ -54,7 +60,7 @@ class _Child:
 
     def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag) -> None:
         self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip)
-        self._lines = Lines(status=StatusStore(connect(settings.redis)), heartbeat=StatusStore(connect(settings.redis)))
+        self._lines = Lines(status=_status(settings), heartbeat=_status(settings))
         self._stop = stop
 
     def run(self, message: FetchMessage) -> None:
@@ -99,6 +105,10 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
+def _status(settings: Settings) -> StatusStore:
+    return StatusStore(connect(settings.redis), prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
+
+
 def _check_redis(settings: Settings) -> None:
     redis = connect(settings.redis)
     try:
@@ -108,7 +118,7 @@ def _check_redis(settings: Settings) -> None:
 
 
 def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain: bool) -> int:
-    app, stop, broken = celery_app(settings.redis), SharedFlag(), SharedFlag()
+    app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
@@ -120,6 +130,7 @@ def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain
             os.kill(os.getppid(), signal.SIGTERM)
 
     def begin_stop(**_: Any) -> None:  # noqa: ANN401
+        stopping.set()
         if not drain:
             stop.set()
 
@@ -132,9 +143,11 @@ def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain
         signals.worker_shutting_down: begin_stop,
         signals.setup_logging: _keep_our_logging,
     }
+    announcement = Announcement(settings, running=_running_jobs, stopping=stopping.is_set)
     with _connected(receivers):
         worker = _worker(app, settings)
-        worker.start()
+        with announcement:
+            worker.start()
     return EXIT_BROKEN if broken.is_set() else int(worker.exitcode or 0)
 
 
@@ -144,7 +157,9 @@ def _worker(app: Celery, settings: Settings) -> Worker:
         pool_cls="prefork",
         pool_start_method="fork",
         concurrency=settings.concurrency,
-        queues=[QUEUE],
+        queues=queues_of(settings.target, settings.indexes),
+        max_tasks_per_child=_JOBS_PER_CHILD,
+        max_memory_per_child=_CHILD_KIBIBYTES,
         optimization="fair",
         without_mingle=True,
         without_gossip=True,
@@ -152,6 +167,15 @@ def _worker(app: Celery, settings: Settings) -> Worker:
         redirect_stdouts=False,
     )
     return worker
+
+
+def _running_jobs() -> list[str]:
+    """Return the ids of the jobs at work, as far as the main process knows."""
+    while True:
+        try:
+            return sorted(str(request.kwargs.get("job")) for request in list(state.active_requests))
+        except RuntimeError:  # Celery's thread changed the set while this one read it
+            continue
 
 
 def _keep_our_logging(**_: Any) -> None:  # noqa: ANN401

@@ -10,6 +10,7 @@ import structlog
 from config.settings import RetrySettings
 from jobs.errors import ErrorKind
 from jobs.models import Claim, FetchMessage, JobError, Timings
+from jobs.queue import queue_for, queues_of
 from jobs.store import StatusStore, StatusUnavailable
 from worker.errors import Fenced, FetchError, Stopping
 from worker.fetch import Agent, Steps, fetch
@@ -36,12 +37,21 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
     which nothing was known is recorded as ``internal``.
     """
     settings = agent.settings
-    claimed = lines.status.claim(message.job, message.attempt, settings.nickname, settings.lease_seconds)
+    try:
+        claimed = lines.status.claim(message.job, message.attempt, settings.nickname, settings.lease_seconds)
+    except StatusUnavailable as error:
+        # If the claim was made after all, its lease runs out; else the message is published again.
+        _log.warning("claim_unanswered", job=message.job, reason=str(error))
+        return
     if claimed is None:
         _log.debug("message_dropped", job=message.job, attempt=message.attempt)
         return
     claim, queued_seconds = claimed
     with structlog.contextvars.bound_contextvars(job=claim.job, batch=claim.batch, attempt=claim.attempt):
+        if queue_for(claim.spec) not in queues_of(settings.target, settings.indexes):
+            _log.error("job_not_for_this_agent", requirement=claim.spec.requirement, index=claim.spec.index)
+            _until_answered(lambda: lines.status.release(claim), stopping)
+            return
         _log.info("attempt_started", requirement=claim.spec.requirement)
         with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
             finish = _Attempt(claim, queued_seconds, agent, lines.status, Steps(heartbeat)).run()

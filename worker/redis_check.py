@@ -12,7 +12,6 @@ from redis.retry import Retry
 from config.secrets import mask_url
 from config.settings import RedisSettings
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, connect
-from jobs.store import PREFIX
 from worker.background import caused_by
 from worker.findings import Finding, holds, unreachable, wrong
 
@@ -34,9 +33,9 @@ def look_at_redis(settings: RedisSettings) -> Finding:
         except exceptions.RedisError as error:
             return _not_entered(where, error)
         try:
-            redis.eval(_PROBE, 0, f"{PREFIX}:check:{secrets.token_hex(8)}")
+            redis.eval(_PROBE, 0, f"{settings.prefix}:check:{secrets.token_hex(8)}")
         except exceptions.RedisError as error:
-            return _not_written(where, error)
+            return _not_written(where, settings.prefix, error)
         return holds(_SUBJECT, f"{where} can be written{_version(redis)}")
 
 
@@ -69,10 +68,10 @@ def _not_entered(where: str, error: exceptions.RedisError) -> Finding:
     return unreachable(_SUBJECT, f"{where}: {said}", advice, step="connection")
 
 
-def _not_written(where: str, error: exceptions.RedisError) -> Finding:
+def _not_written(where: str, prefix: str, error: exceptions.RedisError) -> Finding:
     said = _said(error)
     if isinstance(error, exceptions.NoPermissionError):
-        advice = f"Let the user in {_URL} run all commands and scripts on keys that begin with '{PREFIX}:'."
+        advice = f"Let the user in {_URL} run all commands and scripts on keys that begin with '{prefix}:'."
         return wrong(_SUBJECT, f"{where} does not permit what is needed: {said}", advice, step="write")
     if isinstance(error, exceptions.ReadOnlyError) or "READONLY" in str(error):
         return wrong(_SUBJECT, f"{where} is a read-only replica", f"Name the primary in {_URL}.", step="write")

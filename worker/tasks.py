@@ -8,7 +8,7 @@ from celery import Celery
 from pydantic import ValidationError
 
 from jobs.models import FetchMessage
-from jobs.queue import TASK
+from jobs.transport import TASK
 
 _log = structlog.get_logger()
 

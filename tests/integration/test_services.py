@@ -6,9 +6,8 @@ from pathlib import Path
 from redis import Redis
 
 from bundles.store import open_store
-from config.settings import RedisSettings, StorageSettings
-from jobs.models import FetchMessage, JobState
-from jobs.queue import TASK, celery_app, publish
+from config.settings import StorageSettings
+from jobs.models import JobState
 from jobs.store import StatusStore
 from tests.integration.packages import PASSWORD
 from tests.integration.services import READY, submit
@@ -135,22 +134,6 @@ def test_a_cancelled_job_stops_and_publishes_nothing(
         index.behave()
         assert deployment.run("retry", batch).output == "1 of 1 jobs queued again\n"
         assert deployment.run("status", batch, "--watch", "--json").document["counts"]["published"] == 1
-
-
-def test_messages_that_are_no_jobs_of_ours_do_not_harm_a_worker(
-    deployment: Deployment, store: StatusStore, redis_settings: RedisSettings
-) -> None:
-    app = celery_app(redis_settings)
-    for content in ({}, {"job": 1}, {"version": 2, "job": "j-1", "attempt": 1}, {"job": "j-1", "attempt": 1, "x": 1}):
-        app.send_task(TASK, kwargs=content)
-    app.send_task("os.system", args=["true"])
-    publish(app, FetchMessage(job="j-unknown", attempt=1))
-    app.close()
-    with deployment.service("scheduler"), deployment.service("worker") as worker:
-        worker.wait_for(READY)
-        batch = submit(deployment, "acme-charts==1.0")
-        eventually(lambda: store.batch(batch).finished, explain=worker.log.read_text)
-        assert worker.log.read_text().count("message_refused") == 4
 
 
 def test_no_secret_is_in_logs_arguments_environments_or_results(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import structlog
-from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from config.settings import RedisSettings
+from jobs.connection import connect
 from jobs.traffic import LocalTraffic, Outcome, Patience, Permit, SharedTraffic, Traffic, TrafficUnavailable
 
 _TIMEOUT_SECONDS = 1.0
@@ -25,14 +25,9 @@ def traffic(redis: RedisSettings | None, patience: Patience) -> Traffic:
     """Return what the gateway goes by. Without Redis, it goes by what it sees itself."""
     if redis is None:
         return LocalTraffic(patience)
-    client = Redis.from_url(
-        redis.url.get_secret_value(),
-        decode_responses=True,
-        socket_connect_timeout=_TIMEOUT_SECONDS,
-        socket_timeout=_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 1),  # a connection that was dropped while idle is not Redis being away
-    )
-    return TrafficWithFallback(SharedTraffic(client, patience), LocalTraffic(patience))
+    client = connect(redis, timeout_seconds=_TIMEOUT_SECONDS)
+    client.set_retry(Retry(NoBackoff(), 1))  # a connection that was dropped while idle is not Redis being away
+    return TrafficWithFallback(SharedTraffic(client, patience, prefix=redis.prefix), LocalTraffic(patience))
 
 
 class TrafficWithFallback:

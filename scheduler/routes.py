@@ -1,0 +1,88 @@
+"""Which queue a job's message goes to, and what is said of a job that no agent can take."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from celery import Celery
+from redis import Redis
+from redis.exceptions import RedisError
+
+from config.settings import RedisSettings
+from jobs.agents import Agents
+from jobs.models import FetchMessage, JobSpec, Priority
+from jobs.queue import lengths, publish, queue_for
+from jobs.store import StatusStore, StatusUnavailable
+
+_LOOK_EVERY_SECONDS = 1.0
+_REMIND_EVERY_SECONDS = 60.0
+_FULL = 64
+"""As many messages of a priority wait in one queue: its agents are slower than others."""
+
+_log = structlog.get_logger()
+
+
+@dataclass
+class Routes:
+    """The way to the agents. What cannot be delivered now is left: it comes up again two leases later.
+
+    A queue that nobody serves gets no message, so that none waits there for ever, and a queue that is full holds up
+    no other. Both methods raise ``StatusUnavailable``.
+    """
+
+    redis: Redis
+    app: Celery
+    settings: RedisSettings
+    store: StatusStore
+    clock: Callable[[], float] = time.monotonic
+    _lengths: dict[str, int] = field(default_factory=dict)
+    _looked: float = float("-inf")
+    _served: frozenset[str] = frozenset()
+    _reminded: dict[str, float] = field(default_factory=dict)
+
+    def waiting(self, priority: Priority) -> int:
+        """Return how many messages of a priority wait in the emptiest queue that somebody serves."""
+        if self.clock() - self._looked > _LOOK_EVERY_SECONDS:
+            agents = Agents(self.redis, self.settings.prefix).all()
+            self._served = frozenset(queue for agent in agents if not agent.draining for queue in agent.queues)
+            self._looked = self.clock()
+        self._lengths = dict(self._ask_lengths(priority))
+        return min(self._lengths.values(), default=0)
+
+    def publish(self, message: FetchMessage, priority: Priority) -> None:
+        """Publish a message into the queue of its job, if somebody serves it and it has room.
+
+        Called for what was taken after ``waiting`` was asked for the same priority.
+        """
+        spec = self.store.spec(message.job)
+        if spec is None:
+            return
+        queue = queue_for(spec)
+        if queue not in self._served:
+            self._report(message.job, spec, queue)
+        elif self._lengths[queue] < _FULL:
+            self.store.note(message.job, "")
+            publish(self.app, message, queue, priority)
+            self._lengths[queue] += 1
+
+    def _ask_lengths(self, priority: Priority) -> Mapping[str, int]:
+        try:
+            return lengths(self.redis, self.settings.prefix, self._served, priority)
+        except RedisError as error:
+            raise StatusUnavailable(f"Redis: {error}") from error
+
+    def _report(self, job: str, spec: JobSpec, queue: str) -> None:
+        reason = _unserved(spec)
+        self.store.note(job, reason)
+        if self.clock() - self._reminded.get(queue, float("-inf")) > _REMIND_EVERY_SECONDS:
+            self._reminded[queue] = self.clock()
+            _log.warning("queue_unserved", queue=queue, job=job, reason=reason)
+
+
+def _unserved(spec: JobSpec) -> str:
+    target = f"Python {spec.target.python}, glibc {spec.target.glibc}, {spec.target.architecture}"
+    if spec.index is None:
+        return f"Waits for an agent for {target}: none is running."
+    place = f"{spec.index} ({spec.index_url})" if spec.index_url else spec.index
+    return f"Waits for an agent for {target} that has the index {place}: none is running."
