@@ -169,13 +169,22 @@ return added
 -- Costs what limit says, however many jobs and batches there are.
 local lane, limit, again, now = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), now_ms()
 local ready, later, taken = ready_key(lane), later_key(lane), {}
-for _, batch in ipairs(redis.call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, limit)) do
-  redis.call('ZREM', later, batch)
-  last_in_line(lane, batch)
+
+-- As many as are to be taken: so whoever is in line first is served once at most before those that join it now.
+local function wake_some()
+  local woken = redis.call('ZRANGEBYSCORE', later, '-inf', now, 'LIMIT', 0, limit)
+  for _, batch in ipairs(woken) do
+    redis.call('ZREM', later, batch)
+    last_in_line(lane, batch)
+  end
+  return #woken > 0
 end
+
+wake_some()
 while #taken < 2 * limit do
   local batch = redis.call('ZPOPMIN', ready)[1]
-  if not batch then break end
+  if not batch and not wake_some() then break end
+  batch = batch or redis.call('ZPOPMIN', ready)[1]
   local due = due_key(lane, batch)
   local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
   if first[1] and tonumber(first[2]) > now then
