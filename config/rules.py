@@ -44,8 +44,9 @@ def _generations(choice: Choice) -> Iterator[Problem]:
 def _gaps(choice: Choice) -> Iterator[Problem]:
     for before, number in zip([-1, *choice.indexes], choice.indexes, strict=False):
         if number > before + 1:
-            missing = str(before + 1) if number == before + 2 else f"{before + 1} to {number - 1}"
-            advice = f"index {missing} is missing before it; number the indexes from 0 without gaps"
+            one = number == before + 2
+            missing = f"index {before + 1} is" if one else f"indexes {before + 1} to {number - 1} are"
+            advice = f"{missing} missing before it; number the indexes from 0 without gaps"
             yield choice.first(number).problem(advice)
 
 
