@@ -268,6 +268,10 @@ class IndexServer:
         self.forms = forms
         self.ranges = ranges
         self.protect_files = protect_files
+        self.page_headers: dict[str, str] = {}
+        """Sent with each page: ``Cache-Control``, and validators, to which conditional requests are compared."""
+        self.project_status: dict[str, dict[str, str]] = {}
+        """By project, what PEP 792 puts on its page."""
         self.requests: list[Request] = []
         self.stopped = threading.Event()
         self.connections = 0
@@ -365,16 +369,26 @@ class IndexServer:
             return Right(401, {"WWW-Authenticate": 'Basic realm="index"'}, b"who are you?")
         match path.strip("/").split("/"):
             case ["simple", name] if name in self._files:
-                return self._page(name, headers.get("Accept", ""))
+                return self._unless_unchanged(self._page(name, headers.get("Accept", "")), headers)
             case ["files", name]:
                 return self._file(unquote(name), headers.get("Range"))
         return Right(404, {}, b"not here")
 
+    def _unless_unchanged(self, page: Right, headers: Message) -> Right:
+        """Answer a conditional request (RFC 9110, 13): validators that match have not changed."""
+        sent = {**page.headers, **self.page_headers}
+        for condition, validator in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified")):
+            if condition in headers and headers[condition] == self.page_headers.get(validator):
+                return Right(304, self.page_headers, b"")
+        return Right(page.status, sent, page.body)
+
     def _page(self, project: str, accept: str) -> Right:
         files = list(self._files[project].values())
+        status = self.project_status.get(project)
         if "json" in self.forms and JSON_TYPE in accept:
-            return Right(200, {"Content-Type": JSON_TYPE}, json.dumps(_json_page(project, files)).encode())
-        return Right(200, {"Content-Type": "text/html; charset=utf-8"}, _html_page(files).encode())
+            document = _json_page(project, files) | ({"project-status": status} if status else {})
+            return Right(200, {"Content-Type": JSON_TYPE}, json.dumps(document).encode())
+        return Right(200, {"Content-Type": "text/html; charset=utf-8"}, _html_page(files, status).encode())
 
     def _file(self, filename: str, asked: str | None) -> Right:
         for files in self._files.values():
@@ -414,8 +428,13 @@ def _json_file(file: Offered) -> dict[str, Any]:
     return {"filename": file.filename, "url": file.url, "hashes": hashes, **known}
 
 
-def _html_page(files: list[Offered]) -> str:
-    return "<!DOCTYPE html><html><body>" + "".join(_anchor(file) for file in files) + "</body></html>"
+def _html_page(files: list[Offered], status: Mapping[str, str] | None = None) -> str:
+    head = ""
+    if status:
+        names = {"status": "pypi:project-status", "reason": "pypi:project-status-reason"}
+        told = [(names[key], html.escape(value)) for key, value in status.items()]
+        head = "<head>" + "".join(f'<meta name="{name}" content="{value}">' for name, value in told) + "</head>"
+    return f"<!DOCTYPE html><html>{head}<body>" + "".join(_anchor(file) for file in files) + "</body></html>"
 
 
 def _anchor(file: Offered) -> str:

@@ -117,7 +117,11 @@ def make_index(resources: ExitStack) -> MakeIndex:
 @pytest.fixture
 def make_gateway(resources: ExitStack, tmp_path: Path) -> MakeGateway:
     """Start gateways that end with the test, before the indexes they use."""
-    return lambda *indexes, **options: resources.enter_context(LocalGateway(tmp_path / "cache", *indexes, **options))
+
+    def make(*indexes: IndexSettings, directory: Path = tmp_path / "cache", **options: Any) -> LocalGateway:
+        return resources.enter_context(LocalGateway(directory, *indexes, **options))
+
+    return make
 
 
 def get(session: Session, path: str, **headers: str) -> requests.Response:

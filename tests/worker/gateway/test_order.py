@@ -1,10 +1,13 @@
 """Which index serves a project, and what is said of one that cannot be had."""
 
+from datetime import UTC, datetime, timedelta
+from email.message import Message
+
 import pytest
 
 from config.settings import Target
 from jobs.errors import ErrorKind
-from tests.support.index_server import Status
+from tests.support.index_server import JSON_TYPE, Status
 from tests.worker.gateway.conftest import (
     PURE,
     MakeGateway,
@@ -16,7 +19,9 @@ from tests.worker.gateway.conftest import (
     tiny_wheel,
 )
 from worker.gateway.errors import GatewayError
+from worker.gateway.pages import lens, read
 from worker.gateway.record import Availability
+from worker.gateway.startup import Rules
 
 NEWER = "demo-99.0-py3-none-any.whl"
 
@@ -163,3 +168,95 @@ def test_names_are_normalised(make_index: MakeIndex, make_gateway: MakeGateway) 
         assert get(session, "simple/").status_code == 404
         assert [project.name for project in session.record().projects] == ["my-demo"]
     assert [request.path for request in index.seen()] == ["/simple/my-demo/"]
+
+
+def test_files_too_young_are_invisible(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    now = datetime.now(UTC)
+    for version, age in (("1.0", timedelta(days=4)), ("2.0", timedelta(days=2)), ("3.0", None)):
+        time = None if age is None else (now - age).isoformat()
+        index.add(f"demo-{version}-py3-none-any.whl", tiny_wheel("demo", version), upload_time=time)
+    three_days = 3 * 86400
+    seen = {}
+    for unknown in ("trust", "refuse"):
+        rules = Rules.model_validate({"min_package_age_seconds": three_days, "min_package_age_unknown": unknown})
+        with make_gateway(index_settings(index), rules=rules).session() as session:
+            seen[unknown] = filenames(page(session).json()["files"])
+            assert download(session, "demo-2.0-py3-none-any.whl").status_code == 404
+            [project] = session.record().projects
+        assert project.versions["2.0"] is Availability.TOO_NEW
+        assert project.versions["3.0"] is (Availability.OFFERED if unknown == "trust" else Availability.AGE_UNKNOWN)
+    assert seen == {"trust": [PURE, "demo-3.0-py3-none-any.whl"], "refuse": [PURE]}
+
+
+def test_html_pages_tell_no_age(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index(forms=("html",))
+    index.add(PURE, tiny_wheel("demo", "1.0"))
+    with make_gateway(index_settings(index), rules=Rules(min_package_age_seconds=60)).session() as session:
+        assert filenames(page(session).json()["files"]) == []
+        assert session.record().projects[0].versions == {"1.0": Availability.AGE_UNKNOWN}
+
+
+def test_a_young_file_comes_of_age(make_index: MakeIndex) -> None:
+    """A view of a page belongs to its minute, however long the page itself is kept."""
+    index = make_index()
+    index.add(PURE, tiny_wheel("demo", "1.0"), upload_time=(datetime.now(UTC) - timedelta(hours=1)).isoformat())
+    page_read = read("demo", index.url, JSON_TYPE, index.answer("/simple/demo", accepting_json()).body)
+    rules = Rules(min_package_age_seconds=3500)
+    assert page_read.view(lens(Target(), rules, "demo")).files
+    assert not page_read.view(lens(Target(), Rules(min_package_age_seconds=3700), "demo")).files
+    for seconds in range(3500, 4500, 100):
+        page_read.view(lens(Target(), Rules(min_package_age_seconds=seconds), "demo"))
+    assert page_read.view(lens(Target(), rules, "demo")).files
+
+
+def accepting_json() -> Message:
+    headers = Message()
+    headers["Accept"] = JSON_TYPE
+    return headers
+
+
+@pytest.mark.parametrize("form", ["json", "html"])
+def test_quarantined_projects_offer_nothing(form: str, make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index(forms=(form,))
+    index.add(PURE, tiny_wheel("demo", "1.0"))
+    index.add("old-1.0-py3-none-any.whl", tiny_wheel("old", "1.0"))
+    index.project_status = {
+        "demo": {"status": "quarantined", "reason": 'malware "x" & co'},
+        "old": {"status": "archived"},
+    }
+    with make_gateway(index_settings(index)).session() as session:
+        shown = page(session).json()
+        old = page(session, "old").json()
+        projects = {project.name: project for project in session.record().projects}
+        as_html = get(session, "simple/demo/", Accept="text/html").text
+    assert (shown["files"], shown["project-status"]) == ([], index.project_status["demo"])
+    assert '<meta name="pypi:project-status" content="quarantined">' in as_html
+    assert (len(old["files"]), old["project-status"]) == (1, {"status": "archived"})
+    assert projects["demo"].status == 'quarantined: malware "x" & co'
+    assert projects["demo"].versions == {"1.0": Availability.QUARANTINED}
+    assert projects["old"].versions == {"1.0": Availability.OFFERED}
+
+
+@pytest.mark.parametrize(
+    ("sdists", "visible"), [("never", set()), ("allow", {"demo", "other"}), (("other",), {"other"})]
+)
+def test_source_distributions(
+    sdists: str | tuple[str, ...], visible: set[str], make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index = make_index()
+    for name in ("demo", "other"):
+        index.add(f"{name}-1.0.tar.gz", b"1")
+        index.add(f"{name}-1.0.tar.bz2", b"2")
+        index.add(f"{name}-1.0.exe", b"3")
+    rules = Rules.model_validate({"sdists": sdists})
+    with make_gateway(index_settings(index), rules=rules).session() as session:
+        for name in ("demo", "other"):
+            files = page(session, name).json()["files"]
+            assert filenames(files) == ([f"{name}-1.0.tar.gz"] if name in visible else [])
+            assert all("core-metadata" not in file for file in files)
+        record = session.record()
+    expected = {
+        name: Availability.OFFERED if name in visible else Availability.SOURCE_ONLY for name in ("demo", "other")
+    }
+    assert {project.name: project.versions["1.0"] for project in record.projects} == expected

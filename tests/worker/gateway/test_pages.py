@@ -167,6 +167,14 @@ def test_any_bytes_are_a_page_or_are_not(body: bytes, content_type: str) -> None
         (f"{HTML_TYPE}, text/html", HTML_TYPE),
         ("text/html", "text/html; charset=utf-8"),
         ("*/*", "text/html; charset=utf-8"),
+        ("", "text/html; charset=utf-8"),
+        (f"{JSON_TYPE};q=0.1, {HTML_TYPE};q=0.2, */*;q=0.01", HTML_TYPE),
+        (f"{JSON_TYPE};q=0, */*", "text/html; charset=utf-8"),
+        ("application/vnd.pypi.simple.latest+json, text/html;q=0.5", JSON_TYPE),
+        ("application/vnd.pypi.simple.latest+html", HTML_TYPE),
+        ("application/*;q=0.5", JSON_TYPE),
+        ("Text/HTML ; Q=0.9, application/json", "text/html; charset=utf-8"),
+        (f"{JSON_TYPE}; q=high, text/html", JSON_TYPE),
     ],
 )
 @pytest.mark.parametrize("form", ["json", "html"])
@@ -180,3 +188,13 @@ def test_content_is_negotiated(
     assert answer.headers["Content-Type"] == expected
     assert "demo-1.0-py3-none-any.whl" in answer.text
     assert index.origin not in answer.text
+
+
+def test_a_client_that_wants_something_else(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index: IndexServer = make_index()
+    index.add("demo-1.0-py3-none-any.whl", b"1")
+    with make_gateway(index_settings(index)).session() as session:
+        for accept in ("application/pdf", f"{JSON_TYPE};q=0", "text/html;q=0.000"):
+            answer = get(session, "simple/demo/", Accept=accept)
+            assert answer.status_code == 406
+            assert JSON_TYPE in answer.text
