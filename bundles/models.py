@@ -33,6 +33,7 @@ class Document(BaseModel):
         validate_by_alias=True,
         serialize_by_alias=True,
         hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
 
