@@ -294,11 +294,10 @@ def test_many_at_once_break_nothing(store: ObjectStore, tmp_path: Path) -> None:
         collections = [pool.submit(_collect, store, Rules(keep=2)) for _ in range(4)]
         publications = [pool.submit(publish_one, number) for number in range(18)]
         collections += [pool.submit(_collect, store, Rules(keep=2)) for _ in range(4)]
-        wait([*collections, *publications], timeout=60)
         for collection in collections:
-            collection.result()
+            collection.result(60)
         for publication in publications:
-            publication.result()
+            publication.result(60)
     assert verify(store).issues == ()
     assert list(store.paths(SWEEPS)) == list(store.paths(RESERVATIONS)) == []
     _collect(store, Rules(keep=2), now=datetime.now(UTC) + LATER)
