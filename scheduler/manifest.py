@@ -91,6 +91,9 @@ def parse_requirement(text: str) -> Requirement:
         raise ValueError("is no requirement such as `name` or `name==1.0` (too many brackets)") from error
     if requirement.url:
         raise ValueError("names a URL: packages come from the configured indexes only")
+    # packaging lets pass what PEP 508 does not: a name ends with a letter or a digit.
+    if not requirement.name[-1].isalnum():
+        raise ValueError("is no requirement such as `name` or `name==1.0` (a name ends with a letter or a digit)")
     requirement.name = canonicalize_name(requirement.name)
     return requirement
 

@@ -31,6 +31,7 @@ def parsed(text: str) -> Requirement | ValueError:
 @given(st.one_of(st.text(max_size=200), NEAR))
 @example("a; " + "(" * 900 + "python_version>'3'" + ")" * 900)
 @example("a==" + "9" * 990)
+@example("0_")
 @example("a" * 100_000)
 @example("\udcff")
 @quickly
