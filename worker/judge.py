@@ -79,7 +79,7 @@ def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> 
         return FetchError(
             ErrorKind.NO_COMPATIBLE_WHEEL,
             "A package that exists as source only could not be built, and there is no wheel of it for the target: "
-            f"{_errors(outcome.lines)}",
+            f"{_build_output(outcome.lines)}",
         )
     if missing is None:
         return FetchError(
@@ -170,6 +170,16 @@ def _conflict(lines: Sequence[str]) -> str:
         return f"The requirements contradict each other: {_errors(lines)}"
     causes = [line.strip() for line in _until_blank(lines[start + 1 :])]
     return f"The requirements contradict each other: {'; '.join(causes)}."
+
+
+def _build_output(lines: Sequence[str]) -> str:
+    """Return the end of what a build printed, which pip shows between two marks, and which package it was."""
+    start = next((number for number, line in enumerate(lines) if "lines of output]" in line), None)
+    end = next((number for number, line in enumerate(lines) if "[end of output]" in line), None)
+    if start is None or end is None:
+        return _errors(lines)
+    named = [line.strip() for line in lines if "─>" in line and "[" not in line]
+    return " ".join([*(line.strip() for line in lines[start + 1 : end][-_SHOWN_LINES:]), *named])
 
 
 def _until_blank(lines: Iterable[str]) -> Iterator[str]:

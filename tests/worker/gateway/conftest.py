@@ -5,7 +5,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -94,7 +94,7 @@ class LocalGateway:
         for upstream in self.upstreams:
             upstream.close()
 
-    def session(self, index: str | None = None, target: Target | None = None) -> Any:
+    def session(self, index: str | None = None, target: Target | None = None) -> AbstractContextManager[Session]:
         return self.client.session(target or Target(), index)
 
 
