@@ -3,6 +3,8 @@
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from config.redis_url import Sentinels
@@ -31,7 +33,7 @@ def connect(settings: RedisSettings, *, timeout_seconds: float = ANSWER_TIMEOUT_
     if sentinels is None:
         return Redis.from_url(url, **options, **common)
     secure: dict[str, Any] = {"ssl": True} if sentinels.ssl else {}
-    own = options | secure | sentinels.own_options()
+    own = options | secure | sentinel_options(sentinels)
     asked = Sentinel(sentinels.hosts, sentinel_kwargs=own)  # type: ignore[no-untyped-call]  # as the next
     found: Redis = asked.master_for(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         sentinels.service,
@@ -43,6 +45,16 @@ def connect(settings: RedisSettings, *, timeout_seconds: float = ANSWER_TIMEOUT_
         **common,
     )
     return found
+
+
+def sentinel_options(sentinels: Sentinels) -> dict[str, Any]:
+    """Return how the Sentinels themselves are asked: one that is down is not tried again before the next is asked."""
+    return {
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_timeout": CONNECT_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        **sentinels.own_options(),
+    }
 
 
 def uses_tls(url: str) -> bool:

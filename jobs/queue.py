@@ -20,7 +20,7 @@ from redis import Redis
 
 from config.redis_url import Sentinels
 from config.settings import IndexSettings, RedisSettings, Target
-from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, uses_tls
+from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, sentinel_options, uses_tls
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.store import StatusUnavailable
 from jobs.transport import SENTINEL_TRANSPORT, TASK, TRANSPORT, register_transports
@@ -124,7 +124,9 @@ def _broker(settings: RedisSettings) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"broker_url": url, "broker_transport": TRANSPORT}
     if sentinels := Sentinels.of(url):
-        options |= {"master_name": sentinels.service, "sentinel_kwargs": sentinels.own_options()}
+        own = sentinel_options(sentinels) | ({"ssl": True} if sentinels.ssl else {})
+        own |= {"ssl_ca_certs": str(settings.ca_bundle)} if sentinels.ssl and settings.ca_bundle else {}
+        options |= {"master_name": sentinels.service, "sentinel_kwargs": own}
         found = {"broker_url": sentinels.each_url(), "broker_transport": SENTINEL_TRANSPORT}
     elif url.startswith("unix://"):
         # kombu's own form for a Unix socket.

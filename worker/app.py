@@ -78,8 +78,7 @@ def run(
     cannot be used; without ``validate_connectivity`` only Redis is asked (``StatusUnavailable``).
     """
     check_environment(settings)
-    for left in sweep(settings.temporary_directory):
-        _log.info("task_directory_swept", directory=str(left))
+    _sweep(settings)
     if validate_connectivity:
         require_services(settings, environment)
     else:
@@ -105,6 +104,11 @@ def _rules(settings: Settings) -> Rules:
     )
 
 
+def _sweep(settings: Settings) -> None:
+    for left in sweep(settings.temporary_directory):
+        _log.info("task_directory_swept", directory=str(left))
+
+
 def _status(settings: Settings) -> StatusStore:
     return StatusStore(connect(settings.redis), prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
 
@@ -122,6 +126,7 @@ def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
+        _sweep(settings)  # a child may be there in place of one that was killed
         try:
             children.append(_Child(settings, gateway, pip, stop))
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker

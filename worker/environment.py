@@ -18,6 +18,8 @@ from worker.errors import UnfitEnvironment
 from worker.pip import PinnedPip
 
 _PREFIX = "vizfetch-task-"
+_SWEPT = (_PREFIX, "vizfetch-contract-")
+"""Also what a worker leaves that was killed while it looked at the machine (``worker.contract``)."""
 _LOCK = "lock"
 _MADE_WITHIN_SECONDS = 60
 
@@ -100,14 +102,21 @@ def _make_venv(place: Path, pip: PinnedPip) -> None:
 def sweep(parent: Path) -> list[Path]:
     """Remove and return the task directories under ``parent`` whose process is gone. Harmless to repeat.
 
-    Those of another user are left alone, and so are those in use.
+    Those of another user are left alone, and so are those in use. Several workers may sweep at once.
     """
     removed = []
-    for root in parent.glob(f"{_PREFIX}*"):
-        if root.stat(follow_symlinks=False).st_uid == os.getuid() and not root.is_symlink() and _abandoned(root):
+    for root in (root for prefix in _SWEPT for root in parent.glob(f"{prefix}*")):
+        if _is_own(root) and _abandoned(root):
             shutil.rmtree(root, ignore_errors=True)
             removed.append(root)
     return removed
+
+
+def _is_own(root: Path) -> bool:
+    try:
+        return root.stat(follow_symlinks=False).st_uid == os.getuid() and not root.is_symlink()
+    except FileNotFoundError:  # another worker was faster
+        return False
 
 
 def _abandoned(root: Path) -> bool:
