@@ -31,9 +31,8 @@ def cache(
         print_json(document)
         return
     rows = [(sort, document[sort]["count"], size(document[sort]["sizeBytes"])) for sort in ("files", "pages")]
-    print_table(
-        ("", "entries", "size"), rows, title=f"{settings.directory} (may grow to {size(settings.max_size_bytes)})"
-    )
+    typer.echo(f"{settings.directory}, which may grow to {size(settings.max_size_bytes)}")
+    print_table(("", "entries", "size"), rows)
     if empty:
         typer.echo(f"{size(freed)} cleared")
 
