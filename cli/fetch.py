@@ -2,14 +2,19 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, invocation
 from cli.output import console, print_batch, print_json
+from config.settings import Target
 from jobs.models import Batch
+
+if TYPE_CHECKING:
+    from scheduler.manifest import Entry
 
 
 def fetch(
@@ -31,9 +36,11 @@ def fetch(
 
     entries = collect(requirements or [], file)
     called = invocation(context)
+    settings = called.settings(config)
+    _refuse_other_machines(entries, settings.target)
     # Like Ctrl-C: what was started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    with machine(called.settings(config), called.environment, out) as here:
+    with machine(settings, called.environment, out) as here:
         batch = watch(here.store, submit(here.store, entries, here.settings), check=here.check)
     if as_json:
         print_json(batch.as_document())
@@ -41,6 +48,21 @@ def fetch(
         print_batch(batch)
         _print_ways_to_install(batch)
     raise typer.Exit(0 if batch.succeeded else 1)
+
+
+def _refuse_other_machines(entries: "Sequence[Entry]", target: Target) -> None:
+    """Raise ``InvalidManifest`` for entries that would wait for another agent: here is only this one."""
+    from scheduler.manifest import InvalidManifest
+
+    own = {"python": target.python, "architecture": target.architecture}
+    problems = [
+        f"{entry.requirement}: its target has {name} {entry.target[name]}, and this machine serves only {own[name]}"
+        for entry in entries
+        for name in own
+        if entry.target.get(name, own[name]) != own[name]
+    ]
+    if problems:
+        raise InvalidManifest(problems)
 
 
 def _print_ways_to_install(batch: Batch) -> None:

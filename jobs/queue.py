@@ -105,7 +105,8 @@ def lengths(redis: Redis, prefix: str, queues: Iterable[str], priority: Priority
 
 
 def _queue(target: Target, index: str | None, url: str | None) -> str:
-    place = f"fetch:{target.python}:{target.glibc}:{target.architecture}"
+    # Without its glibc: wheels are chosen and checked by tags, whatever the agent itself has.
+    place = f"fetch:{target.python}:{target.architecture}"
     if index is None:
         return place
     digest = "" if url is None else f"@{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}"

@@ -81,7 +81,7 @@ class Routes:
 
 
 def _unserved(spec: JobSpec) -> str:
-    target = f"Python {spec.target.python}, glibc {spec.target.glibc}, {spec.target.architecture}"
+    target = f"Python {spec.target.python} on {spec.target.architecture}"
     if spec.index is None:
         return f"Waits for an agent for {target}: none is running."
     place = f"{spec.index} ({spec.index_url})" if spec.index_url else spec.index

@@ -128,5 +128,6 @@ def test_a_pinned_job_has_a_queue_of_its_own() -> None:
         queue_for(JobSpec(requirement="x", target=target, index="pypi[0]", index_url="https://b/simple")),
     ]
     assert len(set(deployments)) == 5
+    assert queue_for(JobSpec(requirement="x", target=Target(glibc="2.28"))) == deployments[0]
     assert queues_of(target, ()) == (deployments[0],)
     assert TASK == "vizfetch.fetch"
