@@ -51,6 +51,8 @@ def submit(
     with status_store(settings) as store:
         batch = queue(store, entries, settings, priority=priority)
         if wait:
+            # Whoever is interrupted here must be able to go on with `status --watch`.
+            typer.echo(f"batch {batch}", err=True)
             _show(watch(store, batch), as_json=as_json)
         elif as_json:
             print_json(store.batch(batch).as_document())
