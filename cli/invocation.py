@@ -20,6 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stand
 Requirements = Annotated[
     list[str] | None, typer.Argument(help="Packages such as `name` or `name==1.0`.", metavar="REQ...")
 ]
+LogsAsJson = Annotated[bool, typer.Option("--json", help="Log JSON lines, also to a terminal.")]
 RequirementsFile = Annotated[
     Path | None,
     typer.Option("-r", "--requirements", help="A requirements list, or a YAML manifest (.yml).", metavar="FILE"),
@@ -34,18 +35,18 @@ class Invocation:
     """Those of the agent's forms (``--moderne.agent.…=``, ``-Dmoderne.agent.…=``)."""
     environment: Mapping[str, str]
 
-    def settings(self, file: Path | None = None) -> Settings:
+    def settings(self, file: Path | None = None, *, json_logs: bool = False) -> Settings:
         """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``."""
-        return self.reading(file).settings
+        return self.reading(file, json_logs=json_logs).settings
 
-    def reading(self, file: Path | None = None) -> "Reading":
+    def reading(self, file: Path | None = None, *, json_logs: bool = False) -> "Reading":
         """Return the settings with the origin of each, as ``settings`` does."""
         from config.logging import configure_logging
         from config.secrets import secret_values
         from config.sources import read
 
         reading = read(self.arguments, self.environment, file=file)
-        configure_logging(secrets=secret_values(reading.settings))
+        configure_logging(json=json_logs or None, secrets=secret_values(reading.settings))
         return reading
 
 

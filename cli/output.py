@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # rich costs time to import, and many commands print a line a
 
 LARGE = 200
 """More jobs than this are not shown to people one by one."""
+SPEAKER = "vizfetch: "
+"""What every message for people begins with."""
+
 _PIPE_WIDTH = 200
 _STYLES = {
     JobState.QUEUED: "dim",
@@ -44,7 +47,7 @@ def print_json(document: Any) -> None:  # noqa: ANN401 - any JSON document
 
 def print_error(message: str) -> None:
     """Print a message for people on standard error."""
-    sys.stderr.write(f"vizfetch: {message}\n")
+    sys.stderr.write(f"{SPEAKER}{message}\n")
 
 
 def size(size_bytes: int) -> str:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,54 @@ def test_a_terminal_shows_the_step_the_wheels_and_the_amount(
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
         os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "exit_code", "said"),
+    [
+        ("VISUALIZATION_TARGET_PYTHON", "3.12", 78, "target.python"),
+        ("VISUALIZATION_CACHE_DIRECTORY", "/proc/nowhere", 78, "/proc/nowhere"),
+        ("VISUALIZATION_TEMPORARYDIRECTORY", "/nowhere", 78, "/nowhere"),
+        ("VISUALIZATION_MINFREESPACE", "900000GiB", 78, "minFreeSpace"),
+    ],
+)
+def test_a_machine_that_cannot_fetch_says_why(
+    machine: Deployment, tmp_path: Path, name: str, value: str, exit_code: int, said: str
+) -> None:
+    unfit = Deployment({**machine.variables, f"MODERNE_AGENT_{name}": value}, machine.directory)
+    done = unfit.run("fetch", "acme-charts", "--out", str(tmp_path / "out"))
+    assert (done.exit_code, said in done.errors) == (exit_code, True), done.errors
+    assert "defect" not in done.errors
+    assert "Traceback" not in done.errors
+
+
+def test_a_valkey_that_dies_ends_the_run_with_a_reason(machine: Deployment, index: IndexServer, tmp_path: Path) -> None:
+    index.misbehave("/files/acme_base", Stall())
+    said = tmp_path / "said.txt"
+    with (
+        said.open("wb") as output,
+        subprocess.Popen(
+            [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")], env=machine.environment, stderr=output
+        ) as process,
+    ):
+        eventually(lambda: index.seen("/files/acme_base"), 40, said.read_text)
+        found = children(process.pid)
+        (valkey,) = [pid for pid in found if b"valkey-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(valkey, signal.SIGKILL)
+        assert process.wait(30) == 1
+    assert "embedded Valkey" in said.read_text()
+    assert "Traceback" not in said.read_text()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
+
+
+def test_a_command_that_is_killed_leaves_nothing_running(machine: Deployment, tmp_path: Path) -> None:
+    command = machine.environment | {"TMPDIR": str(tmp_path)}
+    for delay_seconds in (1.0, 2.5):
+        with subprocess.Popen(
+            [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")], env=command, stderr=subprocess.DEVNULL
+        ) as process:
+            time.sleep(delay_seconds)
+            found = children(process.pid)
+            process.kill()
+        eventually(lambda found=found: not any(Path(f"/proc/{pid}").exists() for pid in found))  # type: ignore[misc]
+        eventually(lambda: not list(tmp_path.glob("vizfetch-machine-*")))

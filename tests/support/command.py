@@ -40,7 +40,7 @@ class Service:
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def wait_for(self, text: str, seconds: float = 20) -> None:
+    def wait_for(self, text: str, seconds: float = 60) -> None:
         """Wait until the log holds ``text``."""
         eventually(lambda: text in self.log.read_text(), seconds, self.log.read_text)
 
@@ -99,7 +99,7 @@ class Deployment:
                     service.kill()
 
 
-def eventually(condition: Callable[[], object], seconds: float = 20, explain: Callable[[], str] = lambda: "") -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60, explain: Callable[[], str] = lambda: "") -> None:
     """Wait until ``condition`` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
