@@ -28,7 +28,7 @@ class Announcement:
     """Announces the agent from a thread of the worker's main process until the block is left.
 
     Redis being away is waited out. ``running`` returns the ids of the jobs at work; ``stopping`` whether the agent
-    takes no more. That an announcement was lost although nobody removed it tells that Redis lost data: it is logged.
+    takes no more. That Redis lost its data is noticed and logged.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Announcement:
         self._agents = Agents(self._redis, settings.redis.prefix)
         self._ended = threading.Event()
         self._answered = False
+        self._epoch: str | None = None
         self._thread = threading.Thread(target=self._beat, name="announcement", daemon=True)
         self._fixed = self._describe()
 
@@ -91,15 +92,15 @@ class Announcement:
             "beat_at": datetime.now(UTC),
         }
         try:
-            fresh = self._agents.announce(self._fixed.model_copy(update=changes), self._beat_seconds)
+            epoch = self._agents.announce(self._fixed.model_copy(update=changes), self._beat_seconds)
         except StatusUnavailable as error:
             if self._answered:
                 _log.warning("status_unavailable", reason=str(error))
             self._answered = False
             return False
-        if fresh and self._answered:
-            _log.error("redis_lost_data", hint="Jobs may be gone too: submit again what is missing.")
-        self._answered = True
+        if self._epoch not in {None, epoch}:
+            _log.error("redis_lost_data", hint="Jobs are gone too: submit again what is missing.")
+        self._answered, self._epoch = True, epoch
         return True
 
 
