@@ -62,7 +62,7 @@ def pull(
         typer.echo(f"{written[0]}\nunpack it, and install offline, with pip from 26.1:")
         typer.echo("  pip install --no-index -r pylock.toml")
     else:
-        typer.echo(f"{len(written)} files in {directory}; install offline, with pip from 26.1:")
+        typer.echo(f"{_count(len(written), 'file')} in {directory}; install offline, with pip from 26.1:")
         typer.echo(f"  pip install --no-index -r {directory / 'pylock.toml'}")
 
 
@@ -116,7 +116,7 @@ def rebuild(context: typer.Context, config: ConfigFile = None, as_json: AsJson =
     if as_json:
         print_json({"bundles": len(found.bundles), "broken": _broken_documents(found.broken)})
     else:
-        typer.echo(f"{len(found.bundles)} bundles are in the catalogue")
+        typer.echo(f"{_count(len(found.bundles), 'bundle')} in the catalogue")
     _report_broken(found.broken)
 
 
@@ -164,6 +164,10 @@ def collect(
     else:
         _print_collection(done, dry_run=dry_run)
     _report_broken(done.broken)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _time(text: str, option: str) -> timedelta:
@@ -246,21 +250,24 @@ def _print_bundles(bundles: "Iterable[Bundle]") -> None:
 
 
 def _print_report(report: "Report") -> None:
-    read = f"{report.bundles} bundles, {report.objects} objects, {size(report.size_bytes)} of wheels and files read"
-    if not report.issues:
+    for each in report.issues:
+        typer.echo(f"{each.object}: {each.issue}")
+    read = f"{_count(report.bundles, 'bundle')}, {_count(report.objects, 'object')}, {size(report.size_bytes)} read"
+    if report.issues:
+        found = _count(len(report.issues), "issue")
+        typer.echo(f"{read}: {found}. To mend a bundle, delete these objects and fetch it again.")
+    else:
         typer.echo(f"{read}: everything is as it was published")
-        return
-    print_table(("object", "what is wrong with it"), [(each.object, each.issue) for each in report.issues])
-    typer.echo(f"{read}: {len(report.issues)} issues. To mend a bundle, delete these objects and fetch it again.")
 
 
 def _print_collection(done: "Collection", *, dry_run: bool) -> None:
     for bundle in done.bundles:
         typer.echo(f"{bundle.name} {bundle.version} ({bundle.id})")
     verb = "would be removed" if dry_run else "removed"
-    typer.echo(f"{len(done.bundles)} bundles and {len(done.objects)} objects {verb}, {size(done.freed_bytes)}")
+    removed = f"{_count(len(done.bundles), 'bundle')} and {_count(len(done.objects), 'object')}"
+    typer.echo(f"{removed} {verb}, {size(done.freed_bytes)}")
     if done.spared:
-        typer.echo(f"{done.spared} objects stayed: somebody publishes with them just now")
+        typer.echo(f"{_count(done.spared, 'object')} stayed: somebody publishes with them just now")
     if done.broken:
         typer.echo("no wheel was removed, since bundles that cannot be read may need it")
     if done.unfinished:
