@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.integration.packages import PASSWORD, USERNAME, offer_packages
+from tests.integration.services import READY
 from tests.support.command import Deployment, eventually, free_port
 from tests.support.index_server import Authority, Basic, Bearer, IndexServer, Stall
 from tests.support.proxy import proxy
 from tests.support.wheels import build_wheel
 
-READY = "ready."
 CHARTS = "acme_charts-1.2-py3-none-any.whl"
 BASE = "acme_base-2.0-py3-none-any.whl"
 INDEX = "MODERNE_AGENT_PYPI_0_"
@@ -127,7 +127,7 @@ def test_skip_ssl(machine: Deployment, tmp_path: Path, skip: str, outcome: str) 
 def test_validate_connectivity(deployment: Deployment, index: IndexServer) -> None:
     """Without the setting: the index is asked, with its credentials, and the worker starts."""
     with deployment.service("worker") as worker:
-        worker.wait_for(READY)
+        worker.wait_for(READY, 60)
     assert isinstance(index.auth, Basic)
     assert {request.headers.get("Authorization") for request in index.seen()} == {index.auth.header}
 
@@ -144,7 +144,7 @@ def test_skip_validate_connectivity(deployment: Deployment, index: IndexServer) 
     index.misbehave("/", Stall())
     skipped = changed(deployment, **{f"{INDEX}SKIPVALIDATECONNECTIVITY": "true"})
     with skipped.service("worker") as worker:
-        worker.wait_for(READY)
+        worker.wait_for(READY, 60)
     assert index.seen() == []
 
 
@@ -237,7 +237,7 @@ def test_the_documented_examples_start_a_worker_unchanged(
         arguments = [f"{dashes}{FOUR[name]}={value}" for name, value in values.items()]
     example = Deployment(rest, deployment.directory)
     with example.service("worker", *arguments) as worker:
-        worker.wait_for(READY)
+        worker.wait_for(READY, 60)
         assert worker.stop() == 0
     assert isinstance(index.auth, Basic)
     assert {request.headers.get("Authorization") for request in index.seen()} == {index.auth.header}
