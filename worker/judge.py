@@ -22,6 +22,7 @@ from bundles.errors import (
     StorageError,
     WrongTarget,
 )
+from config.secrets import mask_url
 from jobs.errors import ErrorKind
 from worker.errors import FetchError
 from worker.gateway.record import Availability, Project, Record
@@ -29,6 +30,11 @@ from worker.pip import Outcome
 
 _NOTHING_MATCHES = re.compile(r"No matching distribution found for (?P<requirement>[^\n]+?)(?: \(from .*)?$")
 _CONFLICT = "ResolutionImpossible"
+_DIRECT_REFERENCE = re.compile(
+    r"^(?:Collecting (?P<name>\S+) ?@ (?P<url>\S+)|Processing (?P<path>/\S+)) \(from (?P<by>[^-\s]\S*?)->"
+)
+_INVALID_METADATA = re.compile(r"Ignoring version (?P<version>\S+) of (?P<name>\S+) since it has invalid metadata")
+_YANKED = re.compile(r"Ignored the following yanked versions: (?P<versions>.+)")
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
 _BUILD_FAILED = ("metadata-generation-failed", "Failed to build", "Failed building wheel")
 _SHOWN_VERSIONS = 8
@@ -58,6 +64,12 @@ def judge(requirement: Requirement, outcome: Outcome, record: Record) -> None:
             again_in_seconds=worst.again_in_seconds,
             tried=worst.attempts > 0,
         )
+    if direct := _first(_DIRECT_REFERENCE, outcome.lines):
+        raise FetchError(
+            ErrorKind.INVALID_REQUIREMENT,
+            f"{direct['by']} needs `{mask_url(direct['url'] or direct['path'])}`, which is no package of an index: "
+            "packages come from the configured indexes only. Ask who publishes it to name a package instead.",
+        )
     if outcome.exit_code != 0:
         raise _pip_failure(requirement, outcome, record)
 
@@ -74,6 +86,12 @@ def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> 
         return FetchError(ErrorKind.DISK_FULL, "The disk of temporaryDirectory is full: free space there.")
     if _CONFLICT in text:
         return FetchError(ErrorKind.RESOLUTION_CONFLICT, _conflict(outcome.lines))
+    if invalid := _first(_INVALID_METADATA, outcome.lines):
+        return FetchError(
+            ErrorKind.BROKEN_WHEEL,
+            f"{invalid['name']} {invalid['version']} has metadata that nobody can read. Ask who publishes it to replace "
+            "or yank it.",
+        )
     missing = _unmatched(outcome.lines)
     if missing is None and any(sign in text for sign in _BUILD_FAILED):
         return FetchError(
@@ -88,7 +106,12 @@ def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> 
     name = canonicalize_name(missing.name)
     project = next((project for project in record.projects if project.name == name), None)
     asked_by = "" if name == canonicalize_name(requirement.name) else f", which `{requirement}` needs"
-    return _unmatched_failure(missing, asked_by, project)
+    yanked = _first(_YANKED, outcome.lines)
+    return _unmatched_failure(missing, asked_by, project, frozenset(yanked["versions"].split(", ") if yanked else ()))
+
+
+def _first(pattern: re.Pattern[str], lines: Iterable[str]) -> re.Match[str] | None:
+    return next((found for line in lines if (found := pattern.search(line))), None)
 
 
 def _unmatched(lines: Iterable[str]) -> Requirement | None:
@@ -101,7 +124,9 @@ def _unmatched(lines: Iterable[str]) -> Requirement | None:
     return None
 
 
-def _unmatched_failure(missing: Requirement, asked_by: str, project: Project | None) -> FetchError:
+def _unmatched_failure(
+    missing: Requirement, asked_by: str, project: Project | None, yanked: frozenset[str]
+) -> FetchError:
     if project is None or project.index is None:
         return FetchError(
             ErrorKind.NOT_FOUND,
@@ -114,6 +139,14 @@ def _unmatched_failure(missing: Requirement, asked_by: str, project: Project | N
             ErrorKind.NOT_FOUND,
             f"The index {project.index} has no version of {missing.name} that satisfies `{missing}`{asked_by}. "
             f"It has {_newest(project.versions)}.{_status(project)}",
+            index=project.index,
+        )
+    if yanked.issuperset(fitting):
+        return FetchError(
+            ErrorKind.NOT_FOUND,
+            f"Every version of {missing.name} that satisfies `{missing}`{asked_by} was yanked from the index "
+            f"{project.index}: {_newest(fitting)}. Pin one exactly (`{missing.name}=={fitting[0]}`) to take it all the "
+            "same.",
             index=project.index,
         )
     return _unusable(missing, asked_by, project, fitting)

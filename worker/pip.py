@@ -181,6 +181,11 @@ def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
         "HOME": place,
         "TMPDIR": place,
         "PIP_CONFIG_FILE": os.devnull,
+        # A package may name a URL or a repository instead of another package (PEP 508). Nothing but this machine's own
+        # address, where the gateway is, can be reached: port 9 discards, and git has no protocol left to speak.
+        **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"),
+        "no_proxy": "127.0.0.1",
+        "GIT_ALLOW_PROTOCOL": "none",
         # https://reproducible-builds.org/specs/source-date-epoch/: the same source gives the same wheel, and so the
         # same bundle. The first day that a zip archive can tell.
         "SOURCE_DATE_EPOCH": "315532800",

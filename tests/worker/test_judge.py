@@ -116,3 +116,37 @@ def test_what_nobody_foresaw_is_internal_with_pip_s_last_words() -> None:
 def test_errors_of_bundle_and_store_have_their_kinds() -> None:
     assert bundle_failure(BrokenWheel("a.whl", ["torn"])).kind is ErrorKind.BROKEN_WHEEL
     assert bundle_failure(StorageError("write", "wheels/a", "refused")).kind is ErrorKind.STORAGE
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Collecting evil @ http://127.0.0.1:9/evil-1.0.tar.gz (from acme-charts->-r /tmp/requirements.txt (line 2))",
+        "Collecting evil@ git+https://127.0.0.1/evil (from acme-charts->-r /tmp/requirements.txt (line 2))",
+        "Processing /etc/passwd (from acme-charts->-r /tmp/requirements.txt (line 2))",
+    ],
+)
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_dependency_that_is_no_package_is_refused_whatever_pip_makes_of_it(line: str, exit_code: int) -> None:
+    found = verdict(Outcome(exit_code, (line,)))
+    assert found.kind is ErrorKind.INVALID_REQUIREMENT
+    assert "acme-charts needs `" in found.message
+
+
+def test_metadata_that_cannot_be_read_is_a_broken_wheel() -> None:
+    found = verdict(
+        failed(
+            "WARNING: Ignoring version 2.0 of acme-charts since it has invalid metadata:",
+            "ERROR: No matching distribution found for acme-charts==2.0",
+        )
+    )
+    assert (found.kind, "acme-charts 2.0" in found.message) == (ErrorKind.BROKEN_WHEEL, True)
+
+
+def test_what_was_yanked_is_said_to_be_so_with_the_way_to_take_it() -> None:
+    outcome = failed(
+        "ERROR: Ignored the following yanked versions: 1.0, 2.0",
+        "ERROR: No matching distribution found for acme-charts==2.0",
+    )
+    found = verdict(outcome, project(v2_0=Availability.OFFERED))
+    assert (found.kind, "`acme-charts==2.0`" in found.message) == (ErrorKind.NOT_FOUND, True)
