@@ -15,7 +15,7 @@ from celery.worker import state
 
 from bundles.store import open_store
 from config.settings import Settings
-from jobs.connection import connect
+from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
 from jobs.models import FetchMessage
 from jobs.queue import celery_app, queues_of
 from jobs.store import StatusStore
@@ -60,7 +60,9 @@ class _Child:
 
     def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag) -> None:
         self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip)
-        self._lines = Lines(status=_status(settings), heartbeat=_status(settings))
+        # A line that hangs must be given up while there is still time to renew over another.
+        patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
+        self._lines = Lines(status=_status(settings), heartbeat=_status(settings, patience_seconds))
         self._stop = stop
 
     def run(self, message: FetchMessage) -> None:
@@ -109,8 +111,9 @@ def _sweep(settings: Settings) -> None:
         _log.info("task_directory_swept", directory=str(left))
 
 
-def _status(settings: Settings) -> StatusStore:
-    return StatusStore(connect(settings.redis), prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
+def _status(settings: Settings, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> StatusStore:
+    redis = connect(settings.redis, timeout_seconds=timeout_seconds)
+    return StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
 
 
 def _check_redis(settings: Settings) -> None:

@@ -56,7 +56,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
         with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
             finish = _Attempt(claim, queued_seconds, agent, lines.status, Steps(heartbeat)).run()
             # Still under the heartbeat: the lease must not run out while Redis cannot be told the result.
-            if not _until_answered(finish, stopping):
+            if _until_answered(finish, stopping) is False:
                 _log.warning("attempt_fenced")
 
 
@@ -119,10 +119,10 @@ def backoff_seconds(retry: RetrySettings, tries: int) -> float:
     return random.uniform(retry.min_backoff_seconds, max(bound, retry.min_backoff_seconds))  # noqa: S311
 
 
-def _until_answered(finish: Callable[[], bool], stopping: Callable[[], bool]) -> bool:
+def _until_answered(finish: Callable[[], bool], stopping: Callable[[], bool]) -> bool | None:
     """Call ``finish`` until Redis answers: a result is not thrown away because a connection was lost.
 
-    A worker that stops does not wait: the lease runs out, and the attempt is run again elsewhere.
+    None from a worker that stops before: it does not wait, the lease runs out, and the attempt is run again elsewhere.
     """
     while True:
         try:
@@ -130,5 +130,5 @@ def _until_answered(finish: Callable[[], bool], stopping: Callable[[], bool]) ->
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))
             if stopping():
-                return False
+                return None
             time.sleep(_ASK_AGAIN_SECONDS)

@@ -5,11 +5,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from jobs.models import Claim, Progress
 from jobs.store import StatusStore, StatusUnavailable
 from worker.errors import Fenced, Stopping
 
 _SHOWN_EVERY_SECONDS = 1.0
+
+_log = structlog.get_logger()
 
 
 class Heartbeat:
@@ -50,9 +54,10 @@ class Heartbeat:
 
     def report(self, progress: Progress) -> None:
         """Show ``progress``: another step at once, another amount with the next renewal."""
-        if self._progress is None or self._progress.step != progress.step:
-            self._news.set()
+        another_step = self._progress is None or self._progress.step != progress.step
         self._progress = progress
+        if another_step:
+            self._news.set()
 
     def check(self) -> None:
         """Raise ``Fenced`` or ``Stopping`` when the attempt has to end here."""
@@ -74,6 +79,9 @@ class Heartbeat:
             try:
                 held = self._store.renew(self._claim, self._lease_seconds, progress if progress != shown else None)
             except StatusUnavailable:
+                held = True
+            except Exception:  # noqa: BLE001 - whatever it is, ending this thread would cost the lease in silence
+                _log.exception("heartbeat_failed")
                 held = True
             else:
                 shown = progress

@@ -89,8 +89,8 @@ def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> 
     if invalid := _first(_INVALID_METADATA, outcome.lines):
         return FetchError(
             ErrorKind.BROKEN_WHEEL,
-            f"{invalid['name']} {invalid['version']} has metadata that nobody can read. Ask who publishes it to replace "
-            "or yank it.",
+            f"{invalid['name']} {invalid['version']} has metadata that nobody can read. Ask who publishes it to "
+            "replace or yank it.",
         )
     missing = _unmatched(outcome.lines)
     if missing is None and any(sign in text for sign in _BUILD_FAILED):
