@@ -266,6 +266,14 @@ redis.call('HSET', job_key(id), 'error', ARGV[4])
 queue_again(id, 'running', now, now + tonumber(ARGV[5]))
 return 1
 
+--- script: defer
+-- ARGV: P, id, attempt, delay_ms. Returns 1, or 0 when the job is not queued under that attempt.
+-- A message that was taken could not be published: it is due again then.
+local found, now = redis.call('HMGET', job_key(ARGV[2]), 'state', 'attempt'), now_ms()
+if found[1] ~= 'queued' or found[2] ~= ARGV[3] then return 0 end
+schedule(ARGV[2], now + tonumber(ARGV[4]), now)
+return 1
+
 --- script: note
 -- ARGV: P, id, text ('' when an agent can have it). Says why a queued job is not given to any agent.
 local key = job_key(ARGV[2])

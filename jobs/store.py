@@ -88,6 +88,11 @@ class StatusStore:
             flat: list[str] = self._run("take", priority, limit, int(again_seconds * 1000))
         return [(job, int(attempt)) for job, attempt in _pairs(flat)]
 
+    def defer(self, job: str, attempt: int, delay_seconds: float) -> bool:
+        """Have a job that was taken come up again sooner, since no message was published; False when it moved on."""
+        with _translated():
+            return bool(self._run("defer", job, attempt, int(delay_seconds * 1000)))
+
     def reap(self) -> list[tuple[str, JobState]]:
         """End the leases that ran out and return (job id, its new state). Idempotent.
 

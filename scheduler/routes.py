@@ -14,18 +14,19 @@ from jobs.agents import Agents
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.queue import lengths, publish, queue_for
 from jobs.store import StatusStore, StatusUnavailable
+from scheduler.loop import WINDOW
 
 _LOOK_EVERY_SECONDS = 1.0
 _REMIND_EVERY_SECONDS = 60.0
-_FULL = 64
-"""As many messages of a priority wait in one queue: its agents are slower than others."""
+_AGAIN_FULL_SECONDS = 0.25
+_AGAIN_UNSERVED_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
 
 @dataclass
 class Routes:
-    """The way to the agents. What cannot be delivered now is left: it comes up again two leases later.
+    """The way to the agents. What cannot be delivered now comes up again soon.
 
     A queue that nobody serves gets no message, so that none waits there for ever, and a queue that is full holds up
     no other. Both methods raise ``StatusUnavailable``.
@@ -38,17 +39,34 @@ class Routes:
     clock: Callable[[], float] = time.monotonic
     _lengths: dict[str, int] = field(default_factory=dict)
     _looked: float = float("-inf")
+    _looked_everywhere: dict[Priority, float] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+    _room: int = WINDOW
     _served: frozenset[str] = frozenset()
     _reminded: dict[str, float] = field(default_factory=dict)
 
     def waiting(self, priority: Priority) -> int:
-        """Return how many messages of a priority wait in the emptiest queue that somebody serves."""
+        """Return how many messages of a priority wait in the emptiest queue that is in use.
+
+        Once a second, of all that somebody serves: a job for a queue that was idle is then found behind those for one
+        that is full.
+        """
         if self.clock() - self._looked > _LOOK_EVERY_SECONDS:
             agents = Agents(self.redis, self.settings.prefix).all()
             self._served = frozenset(queue for agent in agents if not agent.draining for queue in agent.queues)
             self._looked = self.clock()
         self._lengths = dict(self._ask_lengths(priority))
-        return min(self._lengths.values(), default=0)
+        self._room = max(WINDOW, self.store.unfinished()[1])
+        lengths = [self._lengths[queue] for queue in self._in_question(priority)]
+        return min(lengths, default=0)
+
+    def _in_question(self, priority: Priority) -> frozenset[str]:
+        used = self._served & self._used
+        now = self.clock()
+        if used and now - self._looked_everywhere.get(priority, float("-inf")) <= _LOOK_EVERY_SECONDS:
+            return used
+        self._looked_everywhere[priority] = now
+        return self._served
 
     def publish(self, message: FetchMessage, priority: Priority) -> None:
         """Publish a message into the queue of its job, if somebody serves it and it has room.
@@ -61,10 +79,15 @@ class Routes:
         queue = queue_for(spec)
         if queue not in self._served:
             self._report(message.job, spec, queue)
-        elif self._lengths[queue] < _FULL:
-            self.store.note(message.job, "")
-            publish(self.app, message, queue, priority)
-            self._lengths[queue] += 1
+            self.store.defer(message.job, message.attempt, _AGAIN_UNSERVED_SECONDS)
+            return
+        self._used.add(queue)
+        if self._lengths[queue] >= self._room:
+            self.store.defer(message.job, message.attempt, _AGAIN_FULL_SECONDS)
+            return
+        self.store.note(message.job, "")
+        publish(self.app, message, queue, priority)
+        self._lengths[queue] += 1
 
     def _ask_lengths(self, priority: Priority) -> Mapping[str, int]:
         try:

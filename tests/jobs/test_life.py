@@ -119,6 +119,17 @@ class Life(RuleBasedStateMachine):
             self.model.jobs[name].waits = True
         self.check_fairness(Counter(job.batch for job in due.values()), Counter(due[name].batch for name, _ in taken))
 
+    @rule(pick=st.integers(0, 30), stale=st.booleans(), later=st.booleans())
+    def defer(self, pick: int, stale: bool, later: bool) -> None:  # noqa: FBT001 - drawn values
+        if not self.model.jobs:
+            return
+        name = list(self.model.jobs)[pick % len(self.model.jobs)]
+        job = self.model.jobs[name]
+        deferred = job.state is JobState.QUEUED and not stale
+        assert self.store.defer(name, job.attempt - stale, LONG if later else 0) is deferred
+        if deferred:
+            job.waits = later
+
     @staticmethod
     def check_fairness(due: Counter[str], taken: Counter[str]) -> None:
         left = [batch for batch in due if taken[batch] < due[batch]]
