@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench
 
-.PHONY: help demo test check format lint types imports real reference docs lock clean
+.PHONY: help demo test check format lint types imports real chaos reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ docs: $(VENV)/.dev ## write the settings into the documents
 
 real: $(VENV)/.dev ## the main job on real input against the public index, and what a release must show
 	PYTHONPATH=. $(BIN)/python bench/real.py --batch
+
+chaos: $(VENV)/.dev ## services under random faults, ten minutes at most; CHAOS_ARGS="--seed N" replays
+	PYTHONPATH=. timeout 600 $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 lock: $(VENV)/.dev ## renew the requirements files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 \

@@ -1,0 +1,98 @@
+"""The driver: gives work, plays faults by a seed, heals, and tells what it found."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.store import StatusUnavailable
+from tests.chaos.faults import DISKS, KILLS, OTHERS, Act
+from tests.chaos.world import Figures, World, world
+
+_BATCH = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much chaos. The same plan with the same seed plays the same faults in the same order."""
+
+    seed: int
+    jobs: int
+    kills: int
+    """Faults are played until there were so many jobs and so many kills."""
+    seconds: float
+    """But not longer than this."""
+    heal_seconds: float
+    """How long everything may take to settle afterwards."""
+    workers: int = 3
+    lease_seconds: float = 4
+    kill_pause_seconds: tuple[float, float] = (0.5, 2.5)
+    fault_pause_seconds: tuple[float, float] = (3, 8)
+
+
+def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> Figures:
+    """Run a plan to its end and return what it showed; ``figures.wrong`` holds all that must not be."""
+    figures = Figures()
+    begin = time.monotonic()
+    directory.mkdir(exist_ok=True)
+    with world(directory, workers=plan.workers, lease_seconds=plan.lease_seconds) as made:
+        say(f"seed {plan.seed}: all services run after {time.monotonic() - begin:.0f} s")
+        _play(made, plan, figures, say)
+        made.heal()
+        say(f"healed after {time.monotonic() - begin:.0f} s, with {figures.kills} kills and {made.offered} jobs")
+        if not made.wait_until_done(plan.heal_seconds):
+            figures.wrong.append(f"not all jobs were done {plan.heal_seconds} s after the last fault")
+        made.stop_services()
+        made.judge(figures)
+    say(f"done after {time.monotonic() - begin:.0f} s")
+    return figures
+
+
+def _play(made: World, plan: Plan, figures: Figures, say: Callable[[str], None]) -> None:
+    stop = threading.Event()
+    others = OTHERS | (DISKS if made.disks else {})
+    lanes = [
+        threading.Thread(target=_lane, args=(made, acts, pause, f"{plan.seed}-{name}", figures, stop, say), name=name)
+        for name, acts, pause in (
+            ("kills", KILLS, plan.kill_pause_seconds),
+            ("others", others, plan.fault_pause_seconds),
+        )
+    ]
+    deadline = time.monotonic() + plan.seconds
+    made.give_work(_BATCH)
+    for lane in lanes:
+        lane.start()
+    while time.monotonic() < deadline and (made.offered < plan.jobs or figures.kills < plan.kills):
+        with suppress(StatusUnavailable):
+            if made.unfinished() < _BATCH / 2:
+                made.give_work(_BATCH)
+        time.sleep(0.2)
+    stop.set()
+    for lane in lanes:
+        lane.join()
+
+
+def _lane(
+    made: World,
+    acts: Mapping[str, tuple[Act, int]],
+    pause_seconds: tuple[float, float],
+    seed: str,
+    figures: Figures,
+    stop: threading.Event,
+    say: Callable[[str], None],
+) -> None:
+    """Play one fault after the other; kills and other faults have a lane each, so that they meet."""
+    chance = random.Random(seed)  # noqa: S311 - to be replayed
+    names, weights = list(acts), [weight for _, weight in acts.values()]
+    while not stop.wait(chance.uniform(*pause_seconds)):
+        name = chance.choices(names, weights)[0]
+        own = random.Random(chance.random())  # noqa: S311 - as above
+        try:
+            figures.kills += acts[name][0](made, own)
+        except Exception as error:  # noqa: BLE001 - a fault that cannot be played is a finding like any other
+            figures.wrong.append(f"{name} could not be played: {type(error).__name__}: {error}")
+            say(figures.wrong[-1])
+        figures.faults[name] = figures.faults.get(name, 0) + 1
