@@ -41,7 +41,7 @@ def test_a_line_that_fails_costs_neither_the_running_job_nor_the_next(
 ) -> None:
     """Longer than the socket timeout of 5 s, which the workers' broker connections have too."""
     index.misbehave("/files/acme_base", Stall(), times=1)
-    with behind.service("scheduler"), behind.service("worker") as worker:
+    with behind.service("scheduler") as scheduler, behind.service("worker") as worker:
         worker.wait_for(READY)
         first = submit(deployment, "acme-charts==1.0")
         eventually(lambda: index.seen("/files/acme_base"))
@@ -57,7 +57,7 @@ def test_a_line_that_fails_costs_neither_the_running_job_nor_the_next(
         for batch in (first, second):
             eventually(lambda batch=batch: store.batch(batch).finished, 60, worker.log.read_text)  # type: ignore[misc]
             assert store.batch(batch).jobs[0].state is JobState.PUBLISHED
-        assert worker.process.poll() is None
+        assert (worker.process.poll(), scheduler.process.poll()) == (None, None)
 
 
 def test_a_redis_that_was_killed_and_came_back_finds_everybody_waiting(
@@ -70,7 +70,7 @@ def test_a_redis_that_was_killed_and_came_back_finds_everybody_waiting(
     try:
         url = f"redis://127.0.0.1:{port}/0"
         ours = Deployment({**deployment.variables, "MODERNE_AGENT_VISUALIZATION_REDIS_URL": url}, deployment.directory)
-        with ours.service("scheduler"), ours.service("worker") as worker:
+        with ours.service("scheduler") as scheduler, ours.service("worker") as worker:
             worker.wait_for(READY)
             batch = submit(ours, "acme-charts==1.0", "acme-maps")
             eventually(lambda: index.seen("/files/acme_base"))
@@ -86,7 +86,7 @@ def test_a_redis_that_was_killed_and_came_back_finds_everybody_waiting(
                 eventually(lambda: status.batch(batch).finished, 60, worker.log.read_text)
                 assert status.batch(batch).succeeded
                 redis.close()
-                assert worker.process.poll() is None
+                assert (worker.process.poll(), scheduler.process.poll()) == (None, None)
             finally:
                 again.stop()
     finally:
