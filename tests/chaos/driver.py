@@ -12,8 +12,6 @@ from jobs.store import StatusUnavailable
 from tests.chaos.faults import DISKS, KILLS, OTHERS, Act
 from tests.chaos.world import Figures, World, world
 
-_BATCH = 20
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -27,6 +25,8 @@ class Plan:
     """But not longer than this."""
     heal_seconds: float
     """How long everything may take to settle afterwards."""
+    batch: int = 20
+    """Another batch of so many jobs is given whenever less than half of one is left to do."""
     workers: int = 3
     lease_seconds: float = 4
     kill_pause_seconds: tuple[float, float] = (0.5, 2.5)
@@ -62,13 +62,13 @@ def _play(made: World, plan: Plan, figures: Figures, say: Callable[[str], None])
         )
     ]
     deadline = time.monotonic() + plan.seconds
-    made.give_work(_BATCH)
+    made.give_work(plan.batch)
     for lane in lanes:
         lane.start()
     while time.monotonic() < deadline and (made.offered < plan.jobs or figures.kills < plan.kills):
         with suppress(StatusUnavailable):
-            if made.unfinished() < _BATCH / 2:
-                made.give_work(_BATCH)
+            if made.unfinished() < plan.batch / 2:
+                made.give_work(plan.batch)
         time.sleep(0.2)
     stop.set()
     for lane in lanes:

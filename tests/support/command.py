@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,11 +115,9 @@ def free_port() -> int:
 
 def children(pid: int) -> list[int]:
     """Return the process ids of all descendants that live."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            direct = [int(child) for child in task.read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        found += [descendant for child in direct for descendant in [child, *children(child)]]
-    return found
+    direct: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):  # it may end at any moment
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                direct += [int(child) for child in (task / "children").read_text().split()]
+    return [descendant for child in direct for descendant in [child, *children(child)]]
