@@ -34,9 +34,11 @@ imports: $(VENV)/.dev ## the floors of the house
 
 reference: $(VENV)/.dev ## do the documents show the settings as they are
 	$(BIN)/python -m config.reference --check
+	$(BIN)/python -m bundles.schema --check
 
-docs: $(VENV)/.dev ## write the settings into the documents
+docs: $(VENV)/.dev ## write the settings and the schema of bundle.json into the documents
 	$(BIN)/python -m config.reference
+	$(BIN)/python -m bundles.schema
 
 real: $(VENV)/.dev ## the main job on real input against the public index, and what a release must show
 	PYTHONPATH=. $(BIN)/python bench/real.py --batch
