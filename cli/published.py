@@ -109,7 +109,7 @@ def rebuild(context: typer.Context, config: ConfigFile = None, as_json: AsJson =
     settings = invocation(context).settings(config)
     store = open_store(settings.storage)
     with connect(settings.redis) as redis:
-        catalog = Catalog(redis)
+        catalog = Catalog(redis, prefix=settings.redis.prefix)
         known = catalog.keys()
         found = survey(store)
         catalog.replace(known, (catalog_entry(each, store.uri(bundle_folder(each))) for each in found.bundles))
@@ -189,7 +189,7 @@ def _forget(settings: "Settings", bundles: "Sequence[Bundle]") -> None:
         return
     with connect(settings.redis) as redis:
         try:
-            Catalog(redis).remove(catalog_entry(each, "").key for each in bundles)
+            Catalog(redis, prefix=settings.redis.prefix).remove(catalog_entry(each, "").key for each in bundles)
         except StatusUnavailable as error:
             print_error(f"the catalogue still has what was removed; `vizfetch rebuild` mends that ({error})")
 
