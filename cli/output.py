@@ -127,3 +127,5 @@ def _print_reasons(jobs: Iterable[Job]) -> None:
         if job.error and job.state is not JobState.PUBLISHED:
             out.print(f"{job.requirement}  {job.error.kind}", style=_STYLES[job.state], markup=False)
             out.print(f"  {job.error.message}", markup=False, soft_wrap=True)
+        if job.waiting:
+            out.print(f"{job.requirement}  {job.waiting}", style=_STYLES[job.state], markup=False, soft_wrap=True)

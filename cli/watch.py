@@ -83,7 +83,7 @@ class _Lines:
 
     def _show_jobs(self, batch: Batch) -> None:
         for job in batch.jobs:
-            word = job.progress.step if job.progress else str(job.state)
+            word = job.progress.step if job.progress else job.waiting or str(job.state)
             if self._said.get(job.id) != word:
                 self._said[job.id] = word
                 self._err.print(f"{job.requirement}: {_describe(job)}", markup=False, soft_wrap=True)
@@ -121,6 +121,8 @@ def _counts(batch: Batch) -> str:
 
 
 def _describe(job: Job) -> str:
+    if job.waiting:
+        return job.waiting
     if job.state is JobState.QUEUED and job.error:
         return f"waits for attempt {job.attempt} of {job.max_attempts}, after {job.error.kind}: {job.error.message}"
     if not job.progress:

@@ -81,6 +81,7 @@ def test_a_pinned_job_waits_for_an_agent_that_has_its_index_and_holds_up_nobody(
         assert (job.state, job.attempt) == (JobState.QUEUED, 1)
         assert f"pypi[1] ({other_index.url})" in str(job.waiting)
         assert other_index.url in str(deployment.run("status", pinned, "--json").document["jobs"][0]["waiting"])
+        assert "Waits for an agent" in deployment.run("status", pinned).output
         assert "queue_unserved" in scheduler.log.read_text()
         with wider.service("worker", MODERNE_AGENT_NICKNAME="wider") as has_it:
             has_it.wait_for(READY)
