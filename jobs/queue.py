@@ -118,7 +118,9 @@ def _broker(settings: RedisSettings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "global_keyprefix": f"{settings.prefix}:celery:",
         "priority_steps": sorted(_STEPS.values()),
-        "visibility_timeout": 3600,
+        # Who took which message is not kept in Redis: the message is a hint, and a Redis that refuses writes (out of
+        # memory) would end the worker that took one.
+        "ack_emulation": False,
         "socket_timeout": ANSWER_TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "health_check_interval": 10,

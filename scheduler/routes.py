@@ -1,5 +1,6 @@
 """Which queue a job's message goes to, and what is said of a job that no agent can take."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from scheduler.loop import WINDOW
 
 _LOOK_EVERY_SECONDS = 1.0
 _REMIND_EVERY_SECONDS = 60.0
+_GRACE_SECONDS = 10.0
 _AGAIN_FULL_SECONDS = 0.25
 _AGAIN_UNSERVED_SECONDS = 1.0
 
@@ -43,6 +45,7 @@ class Routes:
     _used: set[str] = field(default_factory=set)
     _room: int = WINDOW
     _served: frozenset[str] = frozenset()
+    _alone_since: float | None = None
     _reminded: dict[str, float] = field(default_factory=dict)
 
     def waiting(self, priority: Priority) -> int:
@@ -51,14 +54,25 @@ class Routes:
         Once a second, of all that somebody serves: a job for a queue that was idle is then found behind those for one
         that is full.
         """
-        if self.clock() - self._looked > _LOOK_EVERY_SECONDS:
+        if not self._served or self.clock() - self._looked > _LOOK_EVERY_SECONDS:
             agents = Agents(self.redis, self.settings.prefix).all()
             self._served = frozenset(queue for agent in agents if not agent.draining for queue in agent.queues)
             self._looked = self.clock()
+        if self._may_come():
+            return sys.maxsize
         self._lengths = dict(self._ask_lengths(priority))
         self._room = max(WINDOW, self.store.unfinished()[1])
         lengths = [self._lengths[queue] for queue in self._in_question(priority)]
         return min(lengths, default=0)
+
+    def _may_come(self) -> bool:
+        """Tell whether there has been no agent for a moment only: one may just be starting, so nothing is taken yet."""
+        if self._served:
+            self._alone_since = None
+            return False
+        if self._alone_since is None:
+            self._alone_since = self.clock()
+        return self.clock() - self._alone_since < _GRACE_SECONDS
 
     def _in_question(self, priority: Priority) -> frozenset[str]:
         used = self._served & self._used

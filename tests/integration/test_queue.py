@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from kombu import Queue
 from redis import Redis
 
 from config.settings import RedisSettings, Target
@@ -131,3 +132,19 @@ def test_a_pinned_job_has_a_queue_of_its_own() -> None:
     assert queue_for(JobSpec(requirement="x", target=Target(glibc="2.28"))) == deployments[0]
     assert queues_of(target, ()) == (deployments[0],)
     assert TASK == "vizfetch.fetch"
+
+
+def test_a_redis_that_refuses_writes_still_hands_out_messages(redis: Redis, redis_settings: RedisSettings) -> None:
+    """kombu would write down who took one, and the worker would end for not being able to."""
+    app = celery_app(redis_settings)
+    publish(app, MESSAGE, QUEUE)
+    taken: list[object] = []
+    redis.config_set("maxmemory", "1")
+    try:
+        with app.connection_for_read() as connection, connection.Consumer([Queue(QUEUE)], accept=["json"]) as consumer:
+            consumer.register_callback(lambda body, message: (taken.append(body), message.ack()))
+            connection.drain_events(timeout=5)
+    finally:
+        redis.config_set("maxmemory", "0")
+        app.close()
+    assert len(taken) == 1
