@@ -23,7 +23,7 @@ def worker(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     called = invocation(context)
     settings = called.settings(config, json_logs=as_json)
-    raise typer.Exit(run(settings, called.environment, drain=drain, validate_connectivity=True))
+    raise typer.Exit(run(settings, called.environment, drain=drain))
 
 
 def scheduler(context: typer.Context, config: ConfigFile = None, as_json: LogsAsJson = False) -> None:

@@ -17,7 +17,7 @@ from bundles.store import open_store
 from config.settings import Settings
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
 from jobs.models import FetchMessage
-from jobs.queue import celery_app, queues_of
+from jobs.queue import celery_app, declare, queues_of
 from jobs.store import StatusStore
 from worker.announcement import Announcement
 from worker.attempt import Lines, run_attempt
@@ -69,22 +69,17 @@ class _Child:
         run_attempt(message, self._agent, self._lines, stopping=self._stop.is_set)
 
 
-def run(
-    settings: Settings, environment: Mapping[str, str], *, drain: bool = False, validate_connectivity: bool = False
-) -> int:
+def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
     """Work until SIGTERM or SIGINT and return the exit code. ``environment`` is this process's own.
 
     On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
 
     Raises ``UnfitEnvironment`` before anything is connected to, and ``UnfitServices`` when an index, Redis or the store
-    cannot be used; without ``validate_connectivity`` only Redis is asked (``StatusUnavailable``).
+    cannot be used.
     """
     check_environment(settings)
     _sweep(settings)
-    if validate_connectivity:
-        require_services(settings, environment)
-    else:
-        _check_redis(settings)
+    require_services(settings, environment)
     pip = pin(settings.cache.directory)
     trusted = ca_bundle(environment)
     with GatewayProcess(
@@ -114,14 +109,6 @@ def _sweep(settings: Settings) -> None:
 def _status(settings: Settings, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> StatusStore:
     redis = connect(settings.redis, timeout_seconds=timeout_seconds)
     return StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
-
-
-def _check_redis(settings: Settings) -> None:
-    redis = connect(settings.redis)
-    try:
-        StatusStore(redis).ping()
-    finally:
-        redis.close()
 
 
 def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain: bool) -> int:
@@ -160,12 +147,14 @@ def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain
 
 
 def _worker(app: Celery, settings: Settings) -> Worker:
+    queues = queues_of(settings.target, settings.indexes)
+    app.conf.task_queues = declare(queues)
     worker: Worker = app.Worker(
         hostname=f"vizfetch@{settings.nickname}",
         pool_cls="prefork",
         pool_start_method="fork",
         concurrency=settings.concurrency,
-        queues=queues_of(settings.target, settings.indexes),
+        queues=queues,
         max_tasks_per_child=_JOBS_PER_CHILD,
         max_memory_per_child=_CHILD_KIBIBYTES,
         optimization="fair",

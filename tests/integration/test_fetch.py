@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from tests.integration.packages import PASSWORD
 from tests.support.command import VIZFETCH, Deployment, children, eventually
-from tests.support.index_server import IndexServer, Stall, Status
+from tests.support.index_server import Exchange, IndexServer, Slow, Stall, Status
 
 PIP = [sys.executable, "-m", "pip", "--isolated"]
 
@@ -142,8 +143,13 @@ def test_every_failure_says_why_and_what_to_do(machine: Deployment, tmp_path: Pa
     assert PASSWORD not in done.output + done.errors
 
 
+def without_asking_first(machine: Deployment, **variables: str) -> Deployment:
+    skipped = {"MODERNE_AGENT_PYPI_0_SKIPVALIDATECONNECTIVITY": "true"}
+    return Deployment({**machine.variables, **skipped, **variables}, machine.directory)
+
+
 def test_a_wrong_password_is_said_by_the_name_of_its_setting(machine: Deployment, tmp_path: Path) -> None:
-    wrong = Deployment({**machine.variables, "MODERNE_AGENT_PYPI_0_PASSWORD": "planted-wrong"}, machine.directory)
+    wrong = without_asking_first(machine, MODERNE_AGENT_PYPI_0_PASSWORD="planted-wrong")
     done = wrong.run("fetch", "acme-charts", "--out", str(tmp_path / "out"), "--json")
     (job,) = done.document["jobs"]
     assert (done.exit_code, job["state"], job["attempt"]) == (1, "failed", 1)
@@ -152,11 +158,26 @@ def test_a_wrong_password_is_said_by_the_name_of_its_setting(machine: Deployment
     assert "planted-wrong" not in done.output + done.errors
 
 
+def test_a_wrong_password_is_noticed_before_anything_is_fetched(machine: Deployment, tmp_path: Path) -> None:
+    wrong = Deployment({**machine.variables, "MODERNE_AGENT_PYPI_0_PASSWORD": "planted-wrong"}, machine.directory)
+    done = wrong.run("fetch", "acme-charts", "--out", str(tmp_path / "out"))
+    assert (done.exit_code, done.output) == (78, "")
+    assert "index pypi[0]: credentials: " in done.errors
+    assert "moderne.agent.pypi[0].password" in done.errors
+
+
+def test_an_index_that_is_away_is_noticed_before_anything_is_fetched(machine: Deployment, tmp_path: Path) -> None:
+    away = Deployment({**machine.variables, "MODERNE_AGENT_PYPI_0_URL": "http://127.0.0.1:1/simple"}, machine.directory)
+    done = away.run("fetch", "acme-charts", "--out", str(tmp_path / "out"))
+    assert (done.exit_code, done.output) == (69, "")
+    assert "index pypi[0]: connection: " in done.errors
+
+
 def test_an_index_that_is_down_is_tried_again_and_then_blamed(
     machine: Deployment, index: IndexServer, tmp_path: Path
 ) -> None:
     index.misbehave("/simple/", Status(503))
-    quick = Deployment({**machine.variables, "MODERNE_AGENT_VISUALIZATION_RETRY_MAXATTEMPTS": "2"}, machine.directory)
+    quick = without_asking_first(machine, MODERNE_AGENT_VISUALIZATION_RETRY_MAXATTEMPTS="2")
     done = quick.run("fetch", "acme-charts", "--out", str(tmp_path / "out"), "--json")
     (job,) = done.document["jobs"]
     assert (done.exit_code, job["state"], job["attempt"], job["maxAttempts"]) == (1, "failed", 2, 2)
@@ -175,10 +196,18 @@ def test_a_dependency_whose_page_fails_never_becomes_an_older_result(
     assert job["attempt"] > 1
 
 
+class _StallButTellMetadata:
+    def play(self, exchange: Exchange) -> None:
+        (Slow(0) if exchange.path.endswith(".metadata") else Stall()).play(exchange)
+
+
 def test_a_terminal_shows_the_step_the_wheels_and_the_amount(
     machine: Deployment, index: IndexServer, tmp_path: Path
 ) -> None:
-    index.misbehave("/files/acme_base", Stall())
+    # With metadata of its own, so that nobody needs the file before the wheels themselves are fetched.
+    wheel = tmp_path / "made" / "acme_base-2.0-py3-none-any.whl"
+    index.add(wheel.name, wheel, metadata=ZipFile(wheel).read("acme_base-2.0.dist-info/METADATA"))
+    index.misbehave(f"/files/{wheel.name}", _StallButTellMetadata())
     terminal, ours = pty.openpty()
     process = subprocess.Popen(
         [VIZFETCH, "fetch", "acme-charts==1.0", "--out", str(tmp_path / "out")],
