@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from celery import Celery
+from kombu import Queue
 from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 from redis import Redis
@@ -25,7 +26,7 @@ from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.store import StatusUnavailable
 from jobs.transport import SENTINEL_TRANSPORT, TASK, TRANSPORT, register_transports
 
-__all__ = ["TASK", "celery_app", "lengths", "publish", "queue_for", "queues_of"]
+__all__ = ["TASK", "celery_app", "declare", "lengths", "publish", "queue_for", "queues_of"]
 
 _STEPS = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
 """What kombu calls them: its Redis transport serves the smallest number first."""
@@ -77,16 +78,22 @@ def queues_of(target: Target, indexes: Iterable[IndexSettings]) -> tuple[str, ..
     return (_queue(target, None, None), *(_queue(target, name, url) for name, url in pinned))
 
 
+def declare(queues: Iterable[str]) -> list[Queue]:
+    """Return queues as kombu knows them, with the nameless exchange.
+
+    What is sent to that goes straight to the queue: there is no binding that a flush of Redis could lose, or that
+    could not be written when Redis refuses.
+    """
+    return [Queue(name) for name in queues]
+
+
 def publish(app: Celery, message: FetchMessage, queue: str, priority: Priority = Priority.NORMAL) -> None:
     """Publish a message; raises ``StatusUnavailable`` when the broker does not take it. Harmless to repeat."""
     try:
-        # The nameless exchange goes straight to the queue: there is no binding that a flush of Redis could lose.
         app.send_task(
             TASK,
             kwargs=message.model_dump(by_alias=True),
-            queue=queue,
-            exchange="",
-            routing_key=queue,
+            queue=declare([queue])[0],  # type: ignore[arg-type]  # the stubs do not know that it is taken
             priority=_STEPS[priority],
         )
     except OperationalError as error:
