@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 from zipfile import ZipFile
 
@@ -26,6 +28,8 @@ from bundles.sbom import sbom
 from bundles.store import ObjectStore
 
 _UPLOADS_AT_ONCE = 4
+_LARGE_BYTES = 10 * 2**20
+"""Larger wheels go one after the other, each in parts of which a few are in memory at once: it stays below 64 MiB."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -75,9 +79,12 @@ class _Publisher:
         self._pool = pool
         self._folder = bundle_folder(bundle)
         self._replaced: list[str] = []
+        self._large = Lock()
 
     def run(self) -> Publication:
-        uploaded_bytes = sum(self._each(self._upload, self._bundle.wheels))
+        # The large ones last: they wait for each other, and should keep no thread from the others.
+        wheels = sorted(self._bundle.wheels, key=lambda wheel: wheel.size_bytes)
+        uploaded_bytes = sum(self._each(self._upload, wheels))
         existing = self._existing()
         published = self._describe(uploaded_bytes) if existing is None else self._mend(existing, uploaded_bytes)
         return Publication(self._store.uri(self._folder), published, uploaded_bytes, tuple(sorted(self._replaced)))
@@ -97,8 +104,9 @@ class _Publisher:
         present_bytes = self._store.size(path)
         if present_bytes == wheel.size_bytes:
             return 0
-        self._stop_if_fenced()
-        self._store.put_file(path, self._directory / wheel.filename)
+        with self._large if wheel.size_bytes > _LARGE_BYTES else nullcontext():
+            self._stop_if_fenced()
+            self._store.put_file(path, self._directory / wheel.filename)
         if present_bytes is not None:
             self._replaced.append(path)
         return wheel.size_bytes
