@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from kombu import Queue
+from kombu import Message, Queue
 from redis import Redis
 
 from config.settings import RedisSettings, Target
@@ -139,10 +139,15 @@ def test_a_redis_that_refuses_writes_still_hands_out_messages(redis: Redis, redi
     app = celery_app(redis_settings)
     publish(app, MESSAGE, QUEUE)
     taken: list[object] = []
+
+    def take(body: object, message: Message) -> None:
+        taken.append(body)
+        message.ack()
+
     redis.config_set("maxmemory", "1")
     try:
         with app.connection_for_read() as connection, connection.Consumer([Queue(QUEUE)], accept=["json"]) as consumer:
-            consumer.register_callback(lambda body, message: (taken.append(body), message.ack()))
+            consumer.register_callback(take)
             connection.drain_events(timeout=5)
     finally:
         redis.config_set("maxmemory", "0")
