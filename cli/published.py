@@ -69,7 +69,7 @@ def pull(
 def verify(
     context: typer.Context,
     packages: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME[==VERSION]...", help="The bundles to verify.")
+        list[str] | None, typer.Argument(metavar="NAME[==VERSION]", help="The bundles to verify.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All bundles, and everything else in the store.")] = False,
     config: ConfigFile = None,
