@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -283,3 +284,20 @@ def test_a_command_that_is_killed_leaves_nothing_running(
         process.kill()
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
     eventually(lambda: left_over(tmp_path) == [])
+
+
+@pytest.mark.parametrize("after_seconds", [0.4, 0.8, 1.3, 2.0])
+def test_a_command_that_is_killed_while_it_starts_leaves_nothing_running(
+    machine: Deployment, index: IndexServer, tmp_path: Path, after_seconds: float
+) -> None:
+    """Whatever had been started by then, in whichever state; the later ones are often in the middle of the work."""
+    index.misbehave("/files/acme_base", Stall())
+    with subprocess.Popen(
+        [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")],
+        env=machine.environment | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        time.sleep(after_seconds)
+        process.kill()
+    eventually(lambda: vizfetch_processes(tmp_path) == [], explain=lambda: str(vizfetch_processes(tmp_path)))
+    assert left_over(tmp_path) == []
