@@ -10,7 +10,7 @@ from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, i
 from cli.output import LARGE, print_batch, print_batches, print_json
 from config.settings import Settings
 from jobs.errors import ErrorKind
-from jobs.models import Batch, JobState, Priority
+from jobs.models import Batch, Job, JobState, Priority
 from jobs.store import StatusStore, UnknownJob
 
 Names = Annotated[
@@ -68,7 +68,7 @@ def status(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what happened, with the reason of each failure."""
+    """Show what happened, with the reason of each failure. Exits with 1 when some job that is shown has failed."""
     from cli.watch import watch
 
     if failed and (name is None or _is_job(name) or watching):
@@ -79,14 +79,11 @@ def status(
         elif failed:
             _show_failures(store, name, as_json=as_json)
         elif _is_job(name):
-            job = store.job(name)
-            print_json(job.as_document()) if as_json else print_batch(Batch(id=job.batch, counts={}, jobs=(job,)))
+            _show_job(store.job(name), as_json=as_json)
         elif watching:
             _show(watch(store, name), as_json=as_json)
-        elif as_json:
-            print_json(store.batch(name).as_document())
         else:
-            print_batch(_as_far_as_shown(store, name))
+            _show_as_it_is(store, name, as_json=as_json)
 
 
 def retry(
@@ -167,6 +164,18 @@ def _show_failures(store: StatusStore, name: str, *, as_json: bool) -> None:
         print_json({"batch": batch.id, "failures": [group.as_document() for group in groups]})
     else:
         print_failures(batch, groups)
+    raise typer.Exit(1 if groups else 0)
+
+
+def _show_job(job: Job, *, as_json: bool) -> None:
+    print_json(job.as_document()) if as_json else print_batch(Batch(id=job.batch, counts={}, jobs=(job,)))
+    raise typer.Exit(1 if job.state is JobState.FAILED else 0)
+
+
+def _show_as_it_is(store: StatusStore, name: str, *, as_json: bool) -> None:
+    batch = store.batch(name) if as_json else _as_far_as_shown(store, name)
+    print_json(batch.as_document()) if as_json else print_batch(batch)
+    raise typer.Exit(1 if batch.counts.get(JobState.FAILED) else 0)
 
 
 def _show(batch: Batch, *, as_json: bool) -> None:

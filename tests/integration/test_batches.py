@@ -65,7 +65,11 @@ def test_failures_are_grouped_and_retried_by_kind_or_one_by_one(deployment: Depl
         done = deployment.run("submit", "acme-plain", "acme-none", "acme-nil", "--wait", "--json")
         assert done.exit_code == 1
         batch = done.document["id"]
-        failures = deployment.run("status", batch, "--failed", "--json").document["failures"]
+        assert [deployment.run("status", *words).exit_code for words in ([], [batch], [batch, "--json"])] == [0, 1, 1]
+        asked = deployment.run("status", batch, "--failed", "--json")
+        failures = asked.document["failures"]
+        assert asked.exit_code == 1
+        assert deployment.run("status", failures[0]["jobs"][0]).exit_code == 1
         assert [(group["kind"], group["count"], group["worthRetry"]) for group in failures] == [
             ("not_found", 2, False),
             ("no_visualizations", 1, False),
@@ -169,11 +173,14 @@ def test_a_large_batch_is_taken_whole_or_not_at_all_and_shown_in_short(
     assert store.batches() == []
     file.write_text("\n".join([*names, *names]))
     batch = submit(deployment, "-r", str(file))
-    shown = deployment.run("status", batch).output
+    done = deployment.run("status", batch)
+    shown = done.output
+    assert done.exit_code == 0
     assert "300 queued; 300 of them are not shown here" in shown
     assert "acme-299" not in shown
     assert len(deployment.run("status", batch, "--json").document["jobs"]) == 300
-    assert "no job has failed" in deployment.run("status", batch, "--failed").output
+    failures = deployment.run("status", batch, "--failed")
+    assert (failures.exit_code, "no job has failed" in failures.output) == (0, True)
     assert deployment.run("cancel", store.members(batch)[7]).output == "1 of 1 jobs cancelled\n"
     assert deployment.run("cancel", batch).output == "299 of 300 jobs cancelled\n"
     assert store.unfinished() == (0, 0)
