@@ -51,7 +51,8 @@ class UnknownJob(KeyError):
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Turn what redis-py raises into ``StatusUnavailable``."""
     try:
         yield
     except RedisError as error:
@@ -75,7 +76,7 @@ class StatusStore:
     def enqueue(self, batch: str, specs: Sequence[JobSpec]) -> int:
         """Add ``specs`` to ``batch`` as queued jobs, all or none, and return how many were new. Idempotent."""
         entries = [[spec.id(batch), spec.priority, spec.as_json()] for spec in specs]
-        with _translated():
+        with translated():
             return int(self._run("enqueue", batch, json.dumps(entries)))
 
     def take_due(self, limit: int, again_seconds: float, priority: Priority = Priority.NORMAL) -> list[tuple[str, int]]:
@@ -84,13 +85,13 @@ class StatusStore:
         Batches take turns, so that a large one holds up nobody. Whoever takes them publishes them. One that is still
         queued after ``again_seconds`` is due again.
         """
-        with _translated():
+        with translated():
             flat: list[str] = self._run("take", priority, limit, int(again_seconds * 1000))
         return [(job, int(attempt)) for job, attempt in _pairs(flat)]
 
     def defer(self, job: str, attempt: int, delay_seconds: float) -> bool:
         """Have a job that was taken come up again sooner, since no message was published; False when it moved on."""
-        with _translated():
+        with translated():
             return bool(self._run("defer", job, attempt, int(delay_seconds * 1000)))
 
     def reap(self) -> list[tuple[str, JobState]]:
@@ -103,7 +104,7 @@ class StatusStore:
             retryable=True,
             message="The worker of this attempt stopped renewing its lease: it was killed, froze, or lost Redis.",
         )
-        with _translated():
+        with translated():
             flat: list[str] = self._run("reap", _REAP_AT_ONCE, error.as_json(), self._history_ms)
         return [(job, JobState(state)) for job, state in _pairs(flat)]
 
@@ -125,19 +126,19 @@ class StatusStore:
     def _change(self, script: str, jobs: Sequence[str], *arguments: str | int) -> list[str]:
         changed: list[str] = []
         for start in range(0, len(jobs), _CHANGED_AT_ONCE):
-            with _translated():
+            with translated():
                 changed += self._run(script, json.dumps(jobs[start : start + _CHANGED_AT_ONCE]), *arguments)
         return changed
 
     def spec(self, job: str) -> JobSpec | None:
         """Return what a job is to fetch; None when there is no such job."""
-        with _translated():
+        with translated():
             text = cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "spec"))
         return None if text is None else JobSpec.model_validate_json(text)
 
     def note(self, job: str, waiting: str) -> None:
         """Say why a queued job is not given to any agent; the empty text says that it is. Idempotent."""
-        with _translated():
+        with translated():
             self._run("note", job, waiting)
 
     # The agent side.
@@ -147,7 +148,7 @@ class StatusStore:
 
         None when it is not to be had: the ordinary answer to a message that came twice or too late.
         """
-        with _translated():
+        with translated():
             found = self._run("claim", job, attempt, worker, int(lease_seconds * 1000))
         if found is None:
             return None
@@ -158,13 +159,13 @@ class StatusStore:
     def renew(self, claim: Claim, lease_seconds: float, progress: Progress | None = None) -> bool:
         """Extend the lease and show ``progress``; False means fenced: the attempt belongs to nobody or to another."""
         shown = progress.as_json() if progress else ""
-        with _translated():
+        with translated():
             return bool(self._run("renew", claim.job, claim.attempt, int(lease_seconds * 1000), shown))
 
     def finish_published(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
         """Record success; False means fenced: the bundle is in the store and the catalogue, but not by this attempt."""
         entry = _catalog_entry(bundle, claim.spec.target)
-        with _translated():
+        with translated():
             self._redis.hset(f"{self._prefix}:{CATALOG}", entry.key, entry.as_json())
         return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json())
 
@@ -178,7 +179,7 @@ class StatusStore:
 
     def release(self, claim: Claim) -> bool:
         """Give an attempt back that is not to be counted, since its worker stops; False means fenced."""
-        with _translated():
+        with translated():
             return bool(self._run("release", claim.job, claim.attempt))
 
     def postpone(self, claim: Claim, error: JobError, delay_seconds: float) -> bool:
@@ -186,19 +187,19 @@ class StatusStore:
 
         It is not counted: nothing was tried.
         """
-        with _translated():
+        with translated():
             return bool(self._run("postpone", claim.job, claim.attempt, error.as_json(), int(delay_seconds * 1000)))
 
     def _finish(self, claim: Claim, state: JobState, *results: str, delay_seconds: float = 0) -> bool:
         delay_ms = int(delay_seconds * 1000)
-        with _translated():
+        with translated():
             return bool(self._run("finish", claim.job, claim.attempt, state, *results, delay_ms, self._history_ms))
 
     # Everybody who asks.
 
     def ping(self) -> None:
         """Raise ``StatusUnavailable`` unless Redis answers."""
-        with _translated():
+        with translated():
             self._redis.ping()
 
     def job(self, job: str) -> Job:
@@ -210,7 +211,7 @@ class StatusStore:
 
     def batch(self, batch: str, *, jobs: bool = True) -> Batch:
         """Return a batch, with its jobs in the order of submission unless ``jobs`` is False."""
-        with _translated():
+        with translated():
             found = cast("dict[str, str]", self._redis.hgetall(f"{self._prefix}:batch:{batch}"))
         if not found:
             raise UnknownJob(batch)
@@ -219,7 +220,7 @@ class StatusStore:
 
     def members(self, batch: str) -> list[str]:
         """Return the ids of a batch's jobs in the order of submission."""
-        with _translated():
+        with translated():
             return cast("list[str]", self._redis.lrange(f"{self._prefix}:batch:{batch}:jobs", 0, -1))
 
     def jobs_in(self, batch: str, state: Literal[JobState.RUNNING, JobState.FAILED], limit: int = 0) -> list[Job]:
@@ -227,19 +228,19 @@ class StatusStore:
 
         Costs what there is of them, however large the batch. In the order of their ids, which is none, but stays.
         """
-        with _translated():
+        with translated():
             ids = sorted(cast("set[str]", self._redis.smembers(f"{self._prefix}:batch:{batch}:{state}")))
         return self._jobs(ids[:limit] if limit else ids)
 
     def batches(self, limit: int = 20) -> list[Batch]:
         """Return the newest batches without their jobs, newest first."""
-        with _translated():
+        with translated():
             ids = cast("list[str]", self._redis.zrevrange(f"{self._prefix}:batches", 0, limit - 1))
         return [batch for batch in map(self._batch_or_none, ids) if batch]
 
     def unfinished(self) -> tuple[int, int]:
         """Return how many jobs are queued and how many are running."""
-        with _translated(), self._redis.pipeline(transaction=False) as pipe:
+        with translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.get(f"{self._prefix}:queued")
             pipe.zcard(f"{self._prefix}:leases")
             queued, running = pipe.execute()
@@ -249,19 +250,19 @@ class StatusStore:
         try:
             return self.batch(batch, jobs=False)
         except UnknownJob:  # its history has expired, and with this its place in the list
-            with _translated():
+            with translated():
                 self._redis.zrem(f"{self._prefix}:batches", batch)
             return None
 
     def _jobs(self, ids: Sequence[str]) -> list[Job]:
         found: list[dict[str, str]] = []
         for start in range(0, len(ids), _READ_AT_ONCE):
-            with _translated(), self._redis.pipeline(transaction=False) as pipe:
+            with translated(), self._redis.pipeline(transaction=False) as pipe:
                 for job in ids[start : start + _READ_AT_ONCE]:
                     pipe.hgetall(f"{self._prefix}:job:{job}")
                 found.extend(pipe.execute())
         # A job may have expired a moment before the batch that lists it.
-        return [_job(job, fields) for job, fields in zip(ids, found, strict=True) if fields]
+        return [job_of(job, fields) for job, fields in zip(ids, found, strict=True) if fields]
 
 
 def _catalog_entry(bundle: PublishedBundle, target: Target) -> CatalogEntry:
@@ -282,7 +283,8 @@ def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
-def _job(job: str, fields: Mapping[str, str]) -> Job:
+def job_of(job: str, fields: Mapping[str, str]) -> Job:
+    """Return a job from the fields of its hash."""
     # Not as a JobSpec: of ten thousand jobs, two fields of each are wanted, and they were checked when they came in.
     spec = json.loads(fields["spec"])
     documents: dict[str, Any] = {
