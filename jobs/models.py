@@ -67,10 +67,12 @@ class JobSpec(Document):
     require_specs: bool = True
     max_attempts: int = Field(default=5, ge=1)
     priority: Priority = Priority.NORMAL
+    anew: bool = False
+    """Fetch it even if nothing has changed since an equal job was published."""
 
     def id(self, batch: str) -> str:
         """Return the job's id in ``batch``: the same content has the same id, so submitting twice is harmless."""
-        content = self.model_dump(mode="json", exclude={"max_attempts", "priority"})
+        content = self.model_dump(mode="json", exclude={"max_attempts", "priority", "anew"})
         text = json.dumps([batch, content], sort_keys=True)
         return f"j-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
@@ -123,8 +125,21 @@ class PublishedBundle(Document):
     size_bytes: int
     uploaded_bytes: int
     visualizations: int
+    unchanged: bool = False
+    """It was published before, and nothing that it was made from has changed: nothing was fetched."""
     created_at: datetime | None = Field(default=None, exclude=True)
     """When it was first published; for the catalogue, not part of the JSON contract of jobs."""
+
+
+class Recollection(Document):
+    """A published bundle with what it was made from, so that an equal job need not make it again."""
+
+    version: Literal[1] = 1
+    projects: tuple[str, ...]
+    """Those whose pages were asked for."""
+    digest: str
+    """Of what the indexes said of them."""
+    bundle: PublishedBundle
 
 
 class CatalogEntry(Document):
@@ -181,7 +196,11 @@ class Batch(Document):
     """Jobs submitted together."""
 
     id: str
+    schedule: str | None = None
+    """The name of the schedule that it is a run of."""
     counts: Mapping[JobState, int]
+    unchanged: int = 0
+    """How many of the published were published before, with nothing changed since."""
     jobs: tuple[Job, ...] = ()
 
     @property
@@ -198,3 +217,18 @@ class Batch(Document):
     def succeeded(self) -> bool:
         """Whether every job is published."""
         return self.total == self.counts.get(JobState.PUBLISHED, 0)
+
+
+class Schedule(Document):
+    """A manifest that is looked at again and again."""
+
+    name: str
+    packages: int
+    interval_seconds: float
+    added_at: datetime
+    next_at: datetime
+    last: Batch | None = None
+    """Its last run, without the jobs; None before the first, and when its history has expired."""
+    last_at: datetime | None = None
+    skipped: int = 0
+    """How often in a row it was due and not run, because the run before was not finished."""

@@ -7,7 +7,8 @@
 --   P:job:ID            hash  what is known of a job; kept like its batch
 --                               batch, lane, spec (JSON, fixed), state, attempt, tries, created_ms, queued_ms,
 --                               updated_ms, worker, error (JSON), bundle (JSON), timings (JSON), progress (JSON)
---   P:batch:ID          hash  created_ms, total, and the number of jobs in each state by its name;
+--   P:batch:ID          hash  created_ms, total, schedule (its name, if one made it), unchanged (how many jobs were
+--                             answered from memory), and the number of jobs in each state by its name;
 --                             kept for HISTORY after its last job reached a final state
 --   P:batch:ID:jobs     list  ids of its jobs, as submitted; kept like its batch
 --   P:batch:ID:running  set   ids of those that run
@@ -23,6 +24,18 @@
 --   P:ready:L           zset  a batch with a job whose time has come, by the number of its turn
 --   P:later:L           zset  a batch whose jobs all have to wait, by the time (ms) at which the first is due, or before
 --   P:turn              int   the number of the last turn
+--
+-- Schedules are manifests that are looked at again and again:
+--
+--   P:schedules         zset  name of a schedule by the time (ms) at which it is due
+--   P:schedule:NAME     hash  specs (JSON list), packages (how many), digest (of specs and interval), interval_ms,
+--                             added_ms, batch and batch_ms (its last), skipped (how often in a row it was not run
+--                             because its last batch was not finished); kept until it is removed
+--
+-- What was published is remembered with a digest of what it was made from:
+--
+--   P:memory:KEY        string  a document (JSON), see memory.py; gone some time after it was last of use
+--   P:memories          zset    key of each by the time (ms) at which it was last of use
 --
 --   P:index:…                what workers know of indexes, see traffic.lua
 --   P:catalog           hash  what is published, see catalog.py
@@ -134,34 +147,43 @@ local function forget_expired_batches()
   end
 end
 
+local function enqueue(batch, entries, now)
+  local key, added, lanes = batch_key(batch), 0, {}
+  for _, entry in ipairs(entries) do
+    local id, lane, spec = entry[1], entry[2], entry[3]
+    if redis.call('EXISTS', job_key(id)) == 0 then
+      redis.call('HSET', job_key(id), 'batch', batch, 'lane', lane, 'spec', spec, 'state', 'queued', 'attempt', 1,
+        'tries', 1, 'created_ms', now, 'queued_ms', now, 'updated_ms', now)
+      redis.call('RPUSH', key .. ':jobs', id)
+      -- Jobs that are due at once are taken in the order of this score: that of the submission.
+      redis.call('ZADD', due_key(lane, batch), now - #entries / 1000 + added / 1000, id)
+      lanes[lane] = true
+      added = added + 1
+    end
+  end
+  if added > 0 then
+    keep(key)
+    redis.call('HSETNX', key, 'created_ms', now)
+    redis.call('HINCRBY', key, 'total', added)
+    redis.call('HINCRBY', key, 'queued', added)
+    redis.call('INCRBY', QUEUED, added)
+    redis.call('ZADD', BATCHES, 'NX', now, batch)
+    for lane in pairs(lanes) do wake(lane, batch, now, now) end
+    forget_expired_batches()
+  end
+  return added
+end
+
+local SCHEDULES = P .. ':schedules'
+local function schedule_key(name) return P .. ':schedule:' .. name end
+
+local MEMORIES = P .. ':memories'
+local function memory_key(key) return P .. ':memory:' .. key end
+
 --- script: enqueue
 -- ARGV: P, batch, JSON list of [id, lane, spec]. Returns how many jobs were new.
 -- Adds the batch whole. A job that is there already is left as it is.
-local batch, entries, now = ARGV[2], cjson.decode(ARGV[3]), now_ms()
-local key, added, lanes = batch_key(batch), 0, {}
-for _, entry in ipairs(entries) do
-  local id, lane, spec = entry[1], entry[2], entry[3]
-  if redis.call('EXISTS', job_key(id)) == 0 then
-    redis.call('HSET', job_key(id), 'batch', batch, 'lane', lane, 'spec', spec, 'state', 'queued', 'attempt', 1,
-      'tries', 1, 'created_ms', now, 'queued_ms', now, 'updated_ms', now)
-    redis.call('RPUSH', key .. ':jobs', id)
-    -- Jobs that are due at once are taken in the order of this score: that of the submission.
-    redis.call('ZADD', due_key(lane, batch), now - #entries / 1000 + added / 1000, id)
-    lanes[lane] = true
-    added = added + 1
-  end
-end
-if added > 0 then
-  keep(key)
-  redis.call('HSETNX', key, 'created_ms', now)
-  redis.call('HINCRBY', key, 'total', added)
-  redis.call('HINCRBY', key, 'queued', added)
-  redis.call('INCRBY', QUEUED, added)
-  redis.call('ZADD', BATCHES, 'NX', now, batch)
-  for lane in pairs(lanes) do wake(lane, batch, now, now) end
-  forget_expired_batches()
-end
-return added
+return enqueue(ARGV[2], cjson.decode(ARGV[3]), now_ms())
 
 --- script: take
 -- ARGV: P, lane, limit, again_ms. Returns [id, attempt, id, attempt, ...] of the jobs whose message is due, one of
@@ -227,7 +249,8 @@ if ARGV[5] ~= '' then redis.call('HSET', job_key(id), 'progress', ARGV[5]) end
 return 1
 
 --- script: finish
--- ARGV: P, id, attempt, state, error (JSON or ''), bundle (JSON or ''), timings (JSON), delay_ms, history_ms.
+-- ARGV: P, id, attempt, state, error (JSON or ''), bundle (JSON or ''), timings (JSON), delay_ms, history_ms,
+-- unchanged (1: the bundle was published before, and nothing was fetched).
 -- state is published or failed, or queued for another attempt after delay_ms.
 -- Returns 1, or 0 when the attempt is not the caller's any more: then nothing changes.
 local id, state, now = ARGV[2], ARGV[4], now_ms()
@@ -243,6 +266,7 @@ if state == 'queued' then
   queue_again(id, 'running', now, now + tonumber(ARGV[8]))
 else
   set_state(id, 'running', state, now)
+  if ARGV[10] == '1' then redis.call('HINCRBY', batch_key(redis.call('HGET', key, 'batch')), 'unchanged', 1) end
   expire_if_finished(id, ARGV[9])
 end
 return 1
@@ -341,3 +365,86 @@ for _, id in ipairs(cjson.decode(ARGV[2])) do
   end
 end
 return changed
+
+--- script: schedule_add
+-- ARGV: P, name, specs (JSON list), packages, interval_ms, digest, delay_ms (until it is due), batch (a first one that
+-- was submitted for it, or ''). Returns 'added', 'replaced', or 'unchanged' when it is there as it is.
+local name, now = ARGV[2], now_ms()
+local key = schedule_key(name)
+local digest = redis.call('HGET', key, 'digest')
+if digest ~= ARGV[6] then
+  redis.call('HSET', key, 'specs', ARGV[3], 'packages', ARGV[4], 'interval_ms', ARGV[5], 'digest', ARGV[6],
+    'added_ms', now, 'skipped', 0)
+  redis.call('ZADD', SCHEDULES, now + tonumber(ARGV[7]), name)
+end
+if ARGV[8] ~= '' then
+  redis.call('HSET', key, 'batch', ARGV[8], 'batch_ms', now)
+  redis.call('HSET', batch_key(ARGV[8]), 'schedule', name)
+end
+return digest == ARGV[6] and 'unchanged' or digest and 'replaced' or 'added'
+
+--- script: schedule_remove
+-- ARGV: P, name. Returns 1, or 0 when there is no such schedule. Its batches go on.
+redis.call('ZREM', SCHEDULES, ARGV[2])
+return redis.call('DEL', schedule_key(ARGV[2]))
+
+--- script: schedule_due
+-- ARGV: P, limit. Returns [name, due_ms, digest, specs, ...] of the schedules that are due.
+local found = {}
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', SCHEDULES, '-inf', now_ms(), 'LIMIT', 0, tonumber(ARGV[2]))) do
+  local known = redis.call('HMGET', schedule_key(name), 'digest', 'specs')
+  if known[1] then
+    for _, value in ipairs({ name, redis.call('ZSCORE', SCHEDULES, name), known[1], known[2] }) do
+      found[#found + 1] = value
+    end
+  else
+    redis.call('ZREM', SCHEDULES, name)
+  end
+end
+return found
+
+--- script: schedule_run
+-- ARGV: P, name, due_ms, digest, batch, JSON list of [id, lane, spec]. Returns 'queued'; 'skipped' when the batch before
+-- is not finished, or when no entries are given; nil when it is not due at that time any more, or not the same.
+-- Whatever the answer, it will not be due at that time again.
+local name, now = ARGV[2], now_ms()
+local key = schedule_key(name)
+local due = tonumber(redis.call('ZSCORE', SCHEDULES, name) or -1)
+local known = redis.call('HMGET', key, 'digest', 'interval_ms', 'batch')
+if due ~= tonumber(ARGV[3]) or known[1] ~= ARGV[4] then return nil end
+local interval, entries = tonumber(known[2]), cjson.decode(ARGV[6])
+-- What was missed while no scheduler ran is made up for by one run.
+redis.call('ZADD', SCHEDULES, due + (math.floor((now - due) / interval) + 1) * interval, name)
+local left = redis.call('HMGET', batch_key(known[3] or ''), 'queued', 'running')
+if #entries == 0 or (tonumber(left[1]) or 0) + (tonumber(left[2]) or 0) > 0 then
+  redis.call('HINCRBY', key, 'skipped', 1)
+  return 'skipped'
+end
+enqueue(ARGV[5], entries, now)
+redis.call('HSET', batch_key(ARGV[5]), 'schedule', name)
+redis.call('HSET', key, 'batch', ARGV[5], 'batch_ms', now, 'skipped', 0)
+return 'queued'
+
+--- script: recall
+-- ARGV: P, key, kept_ms. Returns what is remembered under the key, which is then kept for kept_ms more, or nil.
+local found = redis.call('GET', memory_key(ARGV[2]))
+if found then
+  redis.call('PEXPIRE', memory_key(ARGV[2]), ARGV[3])
+  redis.call('ZADD', MEMORIES, now_ms(), ARGV[2])
+end
+return found
+
+--- script: remember
+-- ARGV: P, key, document, kept_ms, limit. Of more than limit, those go that were not of use for the longest time.
+local now = now_ms()
+redis.call('SET', memory_key(ARGV[2]), ARGV[3], 'PX', ARGV[4])
+redis.call('ZADD', MEMORIES, now, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', MEMORIES, '-inf', now - tonumber(ARGV[4]))
+local excess = redis.call('ZCARD', MEMORIES) - tonumber(ARGV[5])
+if excess > 0 then
+  for _, key in ipairs(redis.call('ZRANGE', MEMORIES, 0, excess - 1)) do
+    redis.call('DEL', memory_key(key))
+    redis.call('ZREM', MEMORIES, key)
+  end
+end
+return 1

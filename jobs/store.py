@@ -75,9 +75,8 @@ class StatusStore:
 
     def enqueue(self, batch: str, specs: Sequence[JobSpec]) -> int:
         """Add ``specs`` to ``batch`` as queued jobs, all or none, and return how many were new. Idempotent."""
-        entries = [[spec.id(batch), spec.priority, spec.as_json()] for spec in specs]
         with translated():
-            return int(self._run("enqueue", batch, json.dumps(entries)))
+            return int(self._run("enqueue", batch, entries_of(batch, specs)))
 
     def take_due(self, limit: int, again_seconds: float, priority: Priority = Priority.NORMAL) -> list[tuple[str, int]]:
         """Return (job id, attempt) of up to ``limit`` jobs of a priority for which a message is to be published now.
@@ -169,6 +168,10 @@ class StatusStore:
             self._redis.hset(f"{self._prefix}:{CATALOG}", entry.key, entry.as_json())
         return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json())
 
+    def finish_unchanged(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
+        """Record success with a bundle that is in the store and the catalogue already; False means fenced."""
+        return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json(), unchanged=True)
+
     def finish_failed(self, claim: Claim, error: JobError, timings: Timings) -> bool:
         """Record a failure that no further attempt follows; False means fenced, and nothing changed."""
         return self._finish(claim, JobState.FAILED, error.as_json(), "", timings.as_json())
@@ -190,10 +193,12 @@ class StatusStore:
         with translated():
             return bool(self._run("postpone", claim.job, claim.attempt, error.as_json(), int(delay_seconds * 1000)))
 
-    def _finish(self, claim: Claim, state: JobState, *results: str, delay_seconds: float = 0) -> bool:
-        delay_ms = int(delay_seconds * 1000)
+    def _finish(
+        self, claim: Claim, state: JobState, *results: str, delay_seconds: float = 0, unchanged: bool = False
+    ) -> bool:
+        numbers = (int(delay_seconds * 1000), self._history_ms, int(unchanged))
         with translated():
-            return bool(self._run("finish", claim.job, claim.attempt, state, *results, delay_ms, self._history_ms))
+            return bool(self._run("finish", claim.job, claim.attempt, state, *results, *numbers))
 
     # Everybody who asks.
 
@@ -216,7 +221,13 @@ class StatusStore:
         if not found:
             raise UnknownJob(batch)
         counts = {state: int(found.get(state, 0)) for state in JobState}
-        return Batch(id=batch, counts=counts, jobs=tuple(self._jobs(self.members(batch))) if jobs else ())
+        return Batch(
+            id=batch,
+            schedule=found.get("schedule"),
+            counts=counts,
+            unchanged=int(found.get("unchanged", 0)),
+            jobs=tuple(self._jobs(self.members(batch))) if jobs else (),
+        )
 
     def members(self, batch: str) -> list[str]:
         """Return the ids of a batch's jobs in the order of submission."""
@@ -277,6 +288,11 @@ def _catalog_entry(bundle: PublishedBundle, target: Target) -> CatalogEntry:
         visualizations=bundle.visualizations,
         created_at=bundle.created_at or datetime.now(UTC),
     )
+
+
+def entries_of(batch: str, specs: Sequence[JobSpec]) -> str:
+    """Return jobs as the scripts take them."""
+    return json.dumps([[spec.id(batch), spec.priority, spec.as_json()] for spec in specs])
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ import requests
 from config.settings import Model, Target
 from worker.gateway.errors import GatewayError, GatewayLost
 from worker.gateway.record import Progress, Record
+from worker.gateway.revalidation import RevalidationRequest, Seen
 
 CONTROL_HEADER = "X-Control-Token"
 TIMEOUT_SECONDS = 30.0
@@ -51,6 +52,10 @@ class Session:
         """Tell everything seen so far; may be asked for any number of times. Raises GatewayLost."""
         return Record.model_validate_json(_call(self._http, "GET", f"{self._control_url}/record"))
 
+    def seen(self) -> Seen:
+        """Tell what the indexes said so far, to compare it with what they say another time. Raises GatewayLost."""
+        return Seen.model_validate_json(_call(self._http, "GET", f"{self._control_url}/seen"))
+
     def close(self) -> None:
         """Deregister. Harmless when the gateway is lost or the session already gone."""
         with suppress(GatewayError):
@@ -76,6 +81,15 @@ class GatewayClient:
                 yield session
             finally:
                 session.close()
+
+    def look_again(self, request: RevalidationRequest) -> Seen:
+        """Ask the indexes for these projects as a task would, and return what they say now.
+
+        Waits for the indexes, as long as one call may take. Raises GatewayLost and GatewayError.
+        """
+        with _http(self._address) as http:
+            answer = _call(http, "POST", f"{self._address.url}/control/revalidations", request.model_dump_json())
+        return Seen.model_validate_json(answer)
 
     def _register(self, http: requests.Session, target: Target, index: str | None) -> str:
         body = SessionRequest(target=target, index=index).model_dump_json()

@@ -1,5 +1,6 @@
 """Project pages of an index (PEP 503, 691, 700): read, judged for a target environment, and written again."""
 
+import hashlib
 import html
 import json
 import re
@@ -133,6 +134,13 @@ class View:
     def html(self) -> bytes:
         """The page by PEP 503."""
         return _as_html(self.project, self.files.values(), self.status)
+
+    @cached_property
+    def digest(self) -> str | None:
+        """A digest of all that a client is told; None where it cannot prove that the files are the same as well."""
+        if not all(file.sha256 for file in self.files.values()):
+            return None
+        return hashlib.sha256(self.json).hexdigest()
 
 
 @dataclass(frozen=True)

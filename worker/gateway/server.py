@@ -17,6 +17,7 @@ from jobs.errors import ErrorKind
 from worker.gateway.client import CONTROL_HEADER, SessionRequest
 from worker.gateway.negotiation import OFFERED, negotiate
 from worker.gateway.pages import HTML_TYPE, JSON_TYPE
+from worker.gateway.revalidation import RevalidationRequest, look_again
 from worker.gateway.tasks import Delivery, Refused, Task, Tasks
 
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -53,23 +54,29 @@ class Application:
         parts = environ["PATH_INFO"].split("/")[1:]
         try:
             if parts[0] == "control":
+                if not self._may_control(environ):
+                    return _text(start_response, HTTPStatus.FORBIDDEN, "the control token is missing or wrong")
                 return self._control(parts[1:], environ, start_response)
             return self._index(parts, environ, start_response)
         except Refused as error:
             status = HTTPStatus.GATEWAY_TIMEOUT if error.incident.kind in _TIMEOUTS else HTTPStatus.BAD_GATEWAY
             return _text(start_response, status, str(error))
 
-    def _control(self, parts: list[str], environ: Environ, start_response: StartResponse) -> Body:
+    def _may_control(self, environ: Environ) -> bool:
         given = environ.get("HTTP_" + CONTROL_HEADER.upper().replace("-", "_"), "")
-        if not hmac.compare_digest(given.encode(), self._control_token.encode()):
-            return _text(start_response, HTTPStatus.FORBIDDEN, "the control token is missing or wrong")
+        return hmac.compare_digest(given.encode(), self._control_token.encode())
+
+    def _control(self, parts: list[str], environ: Environ, start_response: StartResponse) -> Body:
         match environ["REQUEST_METHOD"], parts:
             case "POST", ["sessions"]:
                 return self._register(environ, start_response)
             case "GET", ["sessions", token, "progress"] if task := self._tasks.get(token):
                 return _json(start_response, task.progress().model_dump_json())
-            case "GET", ["sessions", token, "record"] if task := self._tasks.get(token):
-                return _json(start_response, task.record().model_dump_json())
+            case "POST", ["revalidations"]:
+                return self._revalidate(environ, start_response)
+            case "GET", ["sessions", token, ("progress" | "record" | "seen") as what] if task := self._tasks.get(token):
+                told = {"progress": task.progress, "record": task.record, "seen": task.seen}[what]()
+                return _json(start_response, told.model_dump_json())
             case "DELETE", ["sessions", token] if self._tasks.remove(token):
                 return _text(start_response, HTTPStatus.OK, "")
         return _text(start_response, HTTPStatus.NOT_FOUND, "no such session")
@@ -83,6 +90,19 @@ class Application:
         if task is None:
             return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
         return _text(start_response, HTTPStatus.OK, task.token)
+
+    def _revalidate(self, environ: Environ, start_response: StartResponse) -> Body:
+        try:
+            request = RevalidationRequest.model_validate_json(environ["wsgi.input"].read(_MAX_REQUEST_BYTES))
+        except ValidationError as error:
+            return _text(start_response, HTTPStatus.BAD_REQUEST, str(error))
+        task = self._tasks.register(request.target, request.index)
+        if task is None:
+            return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
+        try:
+            return _json(start_response, look_again(task, request.projects).model_dump_json())
+        finally:
+            self._tasks.remove(task.token)
 
     def _index(self, parts: list[str], environ: Environ, start_response: StartResponse) -> Body:
         task = self._tasks.get(parts[0])

@@ -19,6 +19,7 @@ from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.flight import run
 from worker.gateway.pages import IndexFile, View, lens
 from worker.gateway.record import Incident, Progress, Project, Record, Served, Step
+from worker.gateway.revalidation import Seen, seen
 from worker.gateway.shelf import Shelf
 from worker.gateway.startup import Rules
 from worker.gateway.upstream import Upstream
@@ -176,6 +177,14 @@ class Task:
                 projects=tuple(_project(name, future.result()) for name, future in places.items() if _settled(future)),
                 files=tuple(self._served.values()),
             )
+
+    def seen(self) -> Seen:
+        """Tell what the task was shown of the indexes, in a form that can be compared later."""
+        with self._lock:
+            places, sound = dict(self._places), not self._incidents
+        if not sound or not all(map(_settled, places.values())):
+            return Seen(projects=tuple(sorted(places)), digest=None)
+        return seen({name: future.result() for name, future in places.items()})
 
     def _search(self, project: str) -> Place | None:
         for upstream in self._upstreams:
