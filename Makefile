@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench
 
-.PHONY: help demo test check format lint types imports real chaos reference docs lock clean
+.PHONY: help demo test check format lint types imports real sixty chaos reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,7 +41,10 @@ docs: $(VENV)/.dev ## write the settings and the schema of bundle.json into the 
 	$(BIN)/python -m bundles.schema
 
 real: $(VENV)/.dev ## the main job on real input against the public index, and what a release must show
-	PYTHONPATH=. $(BIN)/python bench/real.py --batch
+	PYTHONPATH=. $(BIN)/python -m bench.real --batch
+
+sixty: $(VENV)/.dev ## sixty real packages over three workers, each failure beside what plain pip says
+	PYTHONPATH=. $(BIN)/python -m bench.sixty
 
 chaos: $(VENV)/.dev ## services under random faults, ten minutes at most; CHAOS_ARGS="--seed N" replays
 	PYTHONPATH=. timeout 600 $(BIN)/python -m tests.chaos $(CHAOS_ARGS)

@@ -1,6 +1,6 @@
 """The main job on real input, against the public index: what a release must show.
 
-    .venv/bin/python bench/real.py [--batch]
+    make real
 
 1. Fetches one version with `vizfetch fetch` and compares its wheels with what plain `pip download` chooses for the
    same target tags at the same time.
@@ -23,12 +23,11 @@ from pathlib import Path
 
 import pypi_simple
 
+from bench.stack import stack
 from bundles.store import open_store
 from bundles.target import platforms
 from config.settings import Target
-from tests.support.command import VIZFETCH, Deployment
-from tests.support.seaweed import seaweed
-from tests.support.valkey import valkey
+from tests.support.command import VIZFETCH
 
 PACKAGE = "moderne-visualizations-misc"
 VERSIONS = ("2.2.0", "2.1.0", "2.0.0", "1.9.0", "1.8.3")
@@ -132,32 +131,11 @@ def _installed(python: Path, what: str, *command: str | Path) -> bool:
 
 
 def _batch(place: Path) -> bool:
-    (place / "seaweed").mkdir()
-    with valkey(place / "valkey") as redis, seaweed(place / "seaweed") as s3:
-        storage = s3.storage("real")
-        prefix = "MODERNE_AGENT_VISUALIZATION_"
-        variables = {
-            f"{prefix}REDIS_URL": redis.url.get_secret_value(),
-            f"{prefix}CACHE_DIRECTORY": str(place / "cache"),
-            f"{prefix}STORAGE_URI": storage.uri,
-            f"{prefix}STORAGE_ENDPOINTURL": s3.endpoint_url,
-            f"{prefix}STORAGE_REGION": "us-east-1",
-            f"{prefix}STORAGE_ACCESSKEY": s3.access_key,
-            f"{prefix}STORAGE_SECRETKEY": s3.secret_key,
-            f"{prefix}CONCURRENCY": "1",
-        }
-        deployment = Deployment(variables, place)
-        with (
-            deployment.service("scheduler"),
-            deployment.service("worker", MODERNE_AGENT_NICKNAME="one") as one,
-            deployment.service("worker", MODERNE_AGENT_NICKNAME="two") as two,
-        ):
-            one.wait_for("ready.")
-            two.wait_for("ready.")
-            done = deployment.run("submit", *(f"{PACKAGE}=={v}" for v in VERSIONS), "--wait", "--json", seconds=600)
-        jobs = done.document["jobs"]
-        paths = [str(path) for path in open_store(storage).paths("wheels/")]
-    return _batch_holds(jobs, paths)
+    with stack(place, ("one", "two")) as here:
+        requirements = [f"{PACKAGE}=={version}" for version in VERSIONS]
+        done = here.deployment.run("submit", *requirements, "--wait", "--json", seconds=600)
+        paths = [str(path) for path in open_store(here.storage).paths("wheels/")]
+    return _batch_holds(done.document["jobs"], paths)
 
 
 def _batch_holds(jobs: list[dict[str, object]], paths: list[str]) -> bool:
