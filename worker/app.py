@@ -16,6 +16,7 @@ from celery.worker import state
 from bundles.store import open_store
 from config.settings import Settings
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
+from jobs.memory import Memory
 from jobs.models import FetchMessage
 from jobs.queue import celery_app, declare, queues_of
 from jobs.store import StatusStore
@@ -27,6 +28,7 @@ from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
 from worker.gateway.startup import Rules, ca_bundle
+from worker.memory import Recollections
 from worker.pip import PinnedPip, pin
 from worker.tasks import register
 
@@ -62,7 +64,12 @@ class _Child:
         self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip)
         # A line that hangs must be given up while there is still time to renew over another.
         patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
-        self._lines = Lines(status=_status(settings), heartbeat=_status(settings, patience_seconds))
+        memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)
+        self._lines = Lines(
+            status=_status(settings),
+            heartbeat=_status(settings, patience_seconds),
+            recollections=Recollections(memory, self._agent),
+        )
         self._stop = stop
 
     def run(self, message: FetchMessage) -> None:

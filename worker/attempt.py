@@ -13,8 +13,9 @@ from jobs.models import Claim, FetchMessage, JobError, Timings
 from jobs.queue import queue_for, queues_of
 from jobs.store import StatusStore, StatusUnavailable
 from worker.errors import Fenced, FetchError, Stopping
-from worker.fetch import Agent, Steps, fetch
+from worker.fetch import Agent, Fetched, Steps, fetch
 from worker.heartbeat import Heartbeat
+from worker.memory import Recollections
 
 _ASK_AGAIN_SECONDS = 0.5
 _MAX_SPREAD_SECONDS = 30.0
@@ -24,10 +25,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Lines:
-    """The two lines to Redis of one process; the heartbeat has its own so that nothing else can hold it up."""
+    """The lines to Redis of one process; the heartbeat has its own so that nothing else can hold it up."""
 
     status: StatusStore
     heartbeat: StatusStore
+    recollections: Recollections
 
 
 def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: Callable[[], bool]) -> None:
@@ -54,7 +56,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
             return
         _log.info("attempt_started", requirement=claim.spec.requirement)
         with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
-            finish = _Attempt(claim, queued_seconds, agent, lines.status, Steps(heartbeat)).run()
+            finish = _Attempt(claim, queued_seconds, agent, lines, Steps(heartbeat)).run()
             # Still under the heartbeat: the lease must not run out while Redis cannot be told the result.
             if _until_answered(finish, stopping) is False:
                 _log.warning("attempt_fenced")
@@ -65,13 +67,21 @@ class _Attempt:
     claim: Claim
     queued_seconds: float
     agent: Agent
-    status: StatusStore
+    lines: Lines
     steps: Steps
+
+    @property
+    def status(self) -> StatusStore:
+        return self.lines.status
 
     def run(self) -> Callable[[], bool]:
         """Run the fetch and return the call that records its end, which is False when the attempt was fenced."""
         try:
-            bundle = fetch(self.claim.spec, self.agent, self.steps)
+            known = self.lines.recollections.recall(self.claim.spec, self.steps.heartbeat.check)
+            if known is not None:
+                _log.info("attempt_unchanged", bundle=known.id, uri=known.uri)
+                return lambda: self.status.finish_unchanged(self.claim, known, self._timings())
+            fetched = fetch(self.claim.spec, self.agent, self.steps)
         except Fenced:
             return lambda: False
         except Stopping:
@@ -82,8 +92,18 @@ class _Attempt:
         except Exception:  # noqa: BLE001 - nothing may escape without the job's state saying so; the log has the rest
             _log.exception("attempt_broke")
             return self._failure(FetchError(ErrorKind.INTERNAL, "An unknown error; the agent's log has the details."))
+        return self._published(fetched)
+
+    def _published(self, fetched: Fetched) -> Callable[[], bool]:
+        bundle = fetched.bundle
         _log.info("attempt_published", bundle=bundle.id, uri=bundle.uri, uploaded_bytes=bundle.uploaded_bytes)
-        return lambda: self.status.finish_published(self.claim, bundle, self._timings())
+
+        def finish() -> bool:
+            done = self.status.finish_published(self.claim, bundle, self._timings())
+            self.lines.recollections.remember(self.claim.spec, fetched)
+            return done
+
+        return finish
 
     def _failure(self, error: FetchError) -> Callable[[], bool]:
         kind = error.kind

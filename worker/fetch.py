@@ -25,6 +25,7 @@ from worker.errors import Fenced, FetchError
 from worker.gateway.client import GatewayClient, Session
 from worker.gateway.errors import GatewayError
 from worker.gateway.record import Record
+from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
 from worker.installation import prove_installation
 from worker.judge import bundle_failure, judge
@@ -43,6 +44,14 @@ class Agent:
     store: ObjectStore
     gateway: GatewayClient
     pip: PinnedPip
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a fetch published, and what the indexes had told it."""
+
+    bundle: PublishedBundle
+    seen: Seen
 
 
 class Steps:
@@ -68,7 +77,7 @@ class Steps:
         return Timings(queued=queued_seconds, **self._seconds)
 
 
-def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
+def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> Fetched:
     """Fetch ``spec.requirement`` with all it needs and publish the bundle.
 
     Knows neither Celery nor Redis. Repeating it is harmless: the same content is the same bundle.
@@ -80,7 +89,7 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
         with steps.step("environment"):
             task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
         with steps.step("download"):
-            record = _download(spec, agent, task, steps.heartbeat)
+            record, seen = _download(spec, agent, task, steps.heartbeat)
         with steps.step("check"):
             bundle = _check(spec, agent, task, record)
             if agent.settings.verify == "install":
@@ -89,7 +98,7 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> PublishedBundle:
             publication = publish(agent.store, bundle, task.wheels, fenced=steps.heartbeat.fenced_or_stopping)
     if publication.replaced:
         _log.warning("objects_replaced", objects=publication.replaced)
-    return _summary(publication)
+    return Fetched(_summary(publication), seen)
 
 
 def _refuse_other_machines(target: Target) -> None:
@@ -107,7 +116,7 @@ def _refuse_other_machines(target: Target) -> None:
         )
 
 
-def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> Record:
+def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> tuple[Record, Seen]:
     with agent.gateway.session(spec.target, spec.index) as session:
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
@@ -119,9 +128,9 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
             timeout_seconds=agent.settings.fetch_timeout_seconds,
             check=_Watch(session, heartbeat).look,
         )
-        record = session.record()
+        record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
-    return record
+    return record, seen
 
 
 def _arguments(spec: JobSpec, settings: Settings, task: TaskDirectory) -> list[str]:
