@@ -38,18 +38,27 @@ def submit(
         Priority, typer.Option("--priority", help="For the entries that have none of their own.")
     ] = Priority.NORMAL,
     wait: Annotated[bool, typer.Option("--wait", help="Show the batch until it is finished.")] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Fetch also what was published before and has not changed since.")
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a batch of packages and print its id. With --wait, exits with 1 when some job did not succeed."""
+    """Queue a batch of packages and print its id. With --wait, exits with 1 when some job did not succeed.
+
+    A manifest with `refresh` becomes a schedule as well, named after the file: see `vizfetch schedule`.
+    """
+    from cli.schedules import register
     from cli.watch import watch
-    from scheduler.manifest import collect
+    from scheduler.manifest import asked_for
     from scheduler.submit import submit as queue
 
-    entries = collect(requirements or [], file)
+    asked = asked_for(requirements or [], file)
     settings = invocation(context).settings(config)
     with status_store(settings) as store:
-        batch = queue(store, entries, settings, priority=priority)
+        batch = queue(store, asked.entries, settings, priority=priority, anew=anew)
+        if file and asked.refresh_seconds:
+            register(file, asked, settings, priority, batch)
         if wait:
             # Whoever is interrupted here must be able to go on with `status --watch`.
             typer.echo(f"batch {batch}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, invocation
-from cli.output import console, print_batch, print_json
+from cli.output import console, print_batch, print_error, print_json
 from config.settings import Target
 from jobs.models import Batch
 
@@ -31,10 +31,13 @@ def fetch(
     """
     from cli.machine import machine
     from cli.watch import watch
-    from scheduler.manifest import collect
+    from scheduler.manifest import asked_for
     from scheduler.submit import submit
 
-    entries = collect(requirements or [], file)
+    asked = asked_for(requirements or [], file)
+    entries = asked.entries
+    if asked.refresh_seconds:
+        print_error(f"{file} has `refresh`, which needs services: here everything is fetched once")
     called = invocation(context)
     settings = called.settings(config)
     _refuse_other_machines(entries, settings.target)

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import typer
 
-from cli import agents, batches, cache, check, configuration, fetch, published, services
+from cli import agents, batches, cache, check, configuration, fetch, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
 from config.entries import is_setting
@@ -29,6 +29,7 @@ app.command()(batches.submit)
 app.command()(batches.status)
 app.command()(batches.retry)
 app.command()(batches.cancel)
+app.add_typer(schedules.app, name="schedule")
 app.command("list")(published.list_)
 app.command()(published.pull)
 app.command()(published.verify)

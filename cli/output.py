@@ -75,11 +75,15 @@ def print_batch(batch: Batch) -> None:
         for job in jobs
     ]
     heads = ("package", "state", "attempt", "version", "wheels", "size", "visualizations")
-    print_table(heads, rows, title=f"batch {batch.id}")
+    print_table(heads, rows, title=f"batch {batch.id}{_origin(batch)}")
     _print_reasons(jobs)
     if left:
         counts = ", ".join(f"{count} {state}" for state, count in batch.counts.items() if count)
         console().print(f"{counts}; {left} of them are not shown here: --json shows all", markup=False)
+
+
+def _origin(batch: Batch) -> str:
+    return f" of the schedule {batch.schedule}" if batch.schedule else ""
 
 
 def _telling(batch: Batch) -> tuple[Sequence[Job], int]:
@@ -90,8 +94,10 @@ def _telling(batch: Batch) -> tuple[Sequence[Job], int]:
 
 def print_batches(batches: Iterable[Batch]) -> None:
     """Print a line for each batch."""
-    rows = [(batch.id, *(str(batch.counts.get(state, 0)) for state in JobState)) for batch in batches]
-    print_table(("batch", *JobState), rows)
+    rows = [
+        (batch.id, *(str(batch.counts.get(state, 0)) for state in JobState), batch.schedule or "") for batch in batches
+    ]
+    print_table(("batch", *JobState, "schedule"), rows)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
@@ -118,7 +124,8 @@ def _bundle_cells(job: Job) -> tuple[str, str, str, str]:
     if not job.bundle:
         return ("", "", "", "")
     bundle = job.bundle
-    return (bundle.version, str(len(bundle.wheels)), size(bundle.size_bytes), str(bundle.visualizations))
+    version = f"{bundle.version} (unchanged)" if bundle.unchanged else bundle.version
+    return (version, str(len(bundle.wheels)), size(bundle.size_bytes), str(bundle.visualizations))
 
 
 def _print_reasons(jobs: Iterable[Job]) -> None:

@@ -13,6 +13,8 @@ from jobs.models import FetchMessage, Priority
 from jobs.store import StatusStore, StatusUnavailable
 
 TURN_SECONDS = 0.25
+BUSY_TURN_SECONDS = 0.05
+"""Between turns while there is something to publish: jobs that are answered from memory take no longer than that."""
 WINDOW = 16
 """How many messages of a priority may wait for workers, or as many as jobs run, if those are more.
 
@@ -40,23 +42,35 @@ class Loop:
     may have had no chance to renew it.
     """
 
-    def __init__(self, store: StatusStore, broker: Broker, lease_seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: StatusStore,
+        broker: Broker,
+        lease_seconds: float,
+        clock: Callable[[], float],
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``refresh`` runs the schedules that are due; it raises ``StatusUnavailable``."""
         self._store = store
         self._broker = broker
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._reap_from = clock() + lease_seconds
+        self._refresh = refresh
+        self._published = False
 
     def run(self, stop: threading.Event) -> None:
         """Take turns until ``stop`` is set. Redis being away is waited out."""
         while not stop.is_set():
             self.turn()
-            stop.wait(TURN_SECONDS)
+            stop.wait(BUSY_TURN_SECONDS if self._published else TURN_SECONDS)
 
     def turn(self) -> None:
         """Do once what is to be done now. Harmless to repeat at any time."""
+        self._published = False
         try:
             self._reap()
+            self._refresh()
             self._publish()
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))
@@ -79,3 +93,4 @@ class Loop:
         # A message may be lost with the worker that took it from the queue; two leases later it is published again.
         for job, attempt in self._store.take_due(free, 2 * self._lease_seconds, priority):
             self._broker.publish(FetchMessage(job=job, attempt=attempt), priority)
+            self._published = True

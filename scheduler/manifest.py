@@ -13,7 +13,11 @@ from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from config import kinds
+from config.durations import format_duration, parse_duration
 from jobs.models import Priority
+
+MIN_REFRESH_SECONDS = 1.0
+"""As often as a scheduler can be relied on to look; how often it makes sense is up to ``cache.pageTtl``."""
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")  # not str.splitlines: editors do not count form feeds as lines
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -46,6 +50,22 @@ class Entry:
     """By the names of ``config.settings.Target``; what it lacks is as the settings say."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """All that was asked for at once."""
+
+    entries: tuple[Entry, ...]
+    repeated: tuple[Entry, ...] = ()
+    """Those of a manifest with ``refresh``."""
+    refresh_seconds: float | None = None
+
+
+def _interval(text: str) -> str:
+    if parse_duration(text) < MIN_REFRESH_SECONDS:
+        raise ValueError(f"shorter than {format_duration(MIN_REFRESH_SECONDS)}, the least there is")
+    return text
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -67,7 +87,7 @@ class _Visualization(_Strict):
 class _Manifest(_Strict):
     version: Literal[1]
     visualizations: tuple[_Visualization, ...] = Field(strict=False, min_length=1)
-    refresh: str | None = None
+    refresh: Annotated[str, AfterValidator(_interval)] | None = None
 
 
 def parse_requirement(text: str) -> Requirement:
@@ -99,30 +119,36 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def collect(requirements: Sequence[str], file: Path | None = None) -> list[Entry]:
-    """Return the entries for requirements given one by one and for those in ``file``.
+    """Return the entries of ``asked_for`` alone."""
+    return list(asked_for(requirements, file).entries)
+
+
+def asked_for(requirements: Sequence[str], file: Path | None = None) -> Asked:
+    """Return what is asked for by requirements given one by one and in ``file``.
 
     The file is a requirements list, or a YAML manifest when its name ends in .yml or .yaml.
     Raises ``InvalidManifest`` with all that is wrong, each with its line or its place.
     """
-    entries: list[Entry] = []
+    found: list[Asked] = []
     problems: list[str] = []
     for source in (partial(_from_arguments, requirements), *([partial(_from_file, file)] if file else [])):
         try:
-            entries.extend(source())
+            found.append(source())
         except InvalidManifest as error:
             problems.extend(error.problems)
+    entries = tuple(entry for asked in found for entry in asked.entries)
     if not entries and not problems:
         problems.append("no package is named: give requirements such as `name==1.0`, or a file of them with -r")
     if problems:
         raise InvalidManifest(problems)
-    return entries
+    return Asked(entries, found[-1].repeated, found[-1].refresh_seconds)
 
 
-def _from_arguments(texts: Sequence[str]) -> list[Entry]:
-    return _entries((f"`{_shown(text)}`", text) for text in texts)
+def _from_arguments(texts: Sequence[str]) -> Asked:
+    return Asked(tuple(_entries((f"`{_shown(text)}`", text) for text in texts)))
 
 
-def _from_file(path: Path) -> list[Entry]:
+def _from_file(path: Path) -> Asked:
     try:
         # With the mark that some editors put in front; newlines as they are, since they are counted below.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -134,24 +160,24 @@ def _from_file(path: Path) -> list[Entry]:
     return _from_yaml(path, text) if path.suffix in {".yml", ".yaml"} else _from_list(path, text)
 
 
-def _from_list(path: Path, text: str) -> list[Entry]:
+def _from_list(path: Path, text: str) -> Asked:
     lines = ((number, _COMMENT.sub("", line).strip()) for number, line in enumerate(_NEWLINE.split(text), 1))
     entries = _entries((f"{path} line {number}: `{_shown(line)}`", line) for number, line in lines if line)
     if not entries:
         raise InvalidManifest([f"{path} names no package"])
-    return entries
+    return Asked(tuple(entries))
 
 
-def _from_yaml(path: Path, text: str) -> list[Entry]:
+def _from_yaml(path: Path, text: str) -> Asked:
     manifest, lines = _read_manifest(path, text)
-    entries = _entries(
+    parsed = _entries(
         (
             f"{path} line {lines.of('visualizations', n, 'package')}: visualizations[{n}]: `{_shown(asked.package)}`",
             asked.package,
         )
         for n, asked in enumerate(manifest.visualizations)
     )
-    return [
+    entries = tuple(
         Entry(
             requirement=entry.requirement,
             index=None if asked.index is None else f"pypi[{asked.index}]",
@@ -159,8 +185,11 @@ def _from_yaml(path: Path, text: str) -> list[Entry]:
             priority=None if asked.priority is None else Priority(asked.priority),
             target=asked.target.model_dump(exclude_none=True),
         )
-        for entry, asked in zip(entries, manifest.visualizations, strict=True)
-    ]
+        for entry, asked in zip(parsed, manifest.visualizations, strict=True)
+    )
+    if manifest.refresh is None:
+        return Asked(entries)
+    return Asked(entries, entries, parse_duration(manifest.refresh))
 
 
 def _read_manifest(path: Path, text: str) -> tuple[_Manifest, "_Lines"]:
@@ -169,14 +198,6 @@ def _read_manifest(path: Path, text: str) -> tuple[_Manifest, "_Lines"]:
         manifest = _Manifest.model_validate(content)
     except ValidationError as error:
         raise InvalidManifest([_wrong_value(path, lines, e["loc"], e["msg"]) for e in error.errors()]) from error
-    if manifest.refresh:
-        raise InvalidManifest(
-            [
-                _wrong_value(
-                    path, lines, ["refresh"], "this version of vizfetch cannot look again by itself; leave it out"
-                )
-            ]
-        )
     return manifest, lines
 
 

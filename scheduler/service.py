@@ -4,13 +4,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from config.settings import Settings
 from jobs.connection import connect
 from jobs.queue import celery_app
+from jobs.schedules import Schedules
 from jobs.store import StatusStore
 from scheduler.loop import Broker, Loop
 from scheduler.routes import Routes
+from scheduler.schedules import run_due
 
 
 @contextmanager
@@ -23,7 +26,8 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
         store.ping()
         routes = Routes(redis, app, settings.redis, store)
         broker = Broker(publish=routes.publish, waiting=routes.waiting)
-        yield Loop(store, broker, settings.lease_seconds, time.monotonic)
+        schedules = Schedules(redis, prefix=settings.redis.prefix)
+        yield Loop(store, broker, settings.lease_seconds, time.monotonic, partial(run_due, schedules))
     finally:
         app.close()
         redis.close()

@@ -19,21 +19,32 @@ def submit(
     *,
     batch: str | None = None,
     priority: Priority = Priority.NORMAL,
+    anew: bool = False,
 ) -> str:
     """Queue a job for each of ``entries`` and return the batch's id.
 
-    All or none. Entries that ask for the same are one job, of the highest priority that one of them has; ``priority``
-    is for those that have none. Submitting again under the same ``batch`` adds only what was not there. Raises
-    ``StatusUnavailable``.
+    All or none. Submitting again under the same ``batch`` adds only what was not there. With ``anew``, also what was
+    published before and has not changed is fetched. Raises ``StatusUnavailable``.
     """
     name = batch or new_batch_id()
-    specs: dict[str, JobSpec] = {}
-    for spec in (_spec(entry, settings, priority) for entry in entries):
-        known = specs.setdefault(spec.id(name), spec)
-        if _ORDER.index(spec.priority) < _ORDER.index(known.priority):
-            specs[spec.id(name)] = spec
-    store.enqueue(name, list(specs.values()))
+    store.enqueue(name, specs_of(entries, settings, priority, anew=anew))
     return name
+
+
+def specs_of(
+    entries: Sequence[Entry], settings: Settings, priority: Priority = Priority.NORMAL, *, anew: bool = False
+) -> list[JobSpec]:
+    """Return the jobs that ``entries`` ask for.
+
+    Those that ask for the same are one job, of the highest priority that one of them has; ``priority`` is for those
+    that have none.
+    """
+    specs: dict[str, JobSpec] = {}
+    for spec in (_spec(entry, settings, priority, anew=anew) for entry in entries):
+        known = specs.setdefault(spec.id(""), spec)
+        if _ORDER.index(spec.priority) < _ORDER.index(known.priority):
+            specs[spec.id("")] = spec
+    return list(specs.values())
 
 
 def new_batch_id() -> str:
@@ -41,7 +52,7 @@ def new_batch_id() -> str:
     return f"b-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def _spec(entry: Entry, settings: Settings, priority: Priority) -> JobSpec:
+def _spec(entry: Entry, settings: Settings, priority: Priority, *, anew: bool) -> JobSpec:
     return JobSpec(
         requirement=str(entry.requirement),
         target=Target.model_validate({**settings.target.model_dump(), **entry.target}),
@@ -50,4 +61,5 @@ def _spec(entry: Entry, settings: Settings, priority: Priority) -> JobSpec:
         require_specs=settings.require_specs if entry.require_specs is None else entry.require_specs,
         max_attempts=settings.retry.max_attempts,
         priority=entry.priority or priority,
+        anew=anew,
     )
