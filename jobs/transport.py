@@ -109,7 +109,18 @@ def _welcome(entry: bytes) -> bool:
     return True
 
 
-class GuardedChannel(kombu_redis.Channel):  # type: ignore[misc,unused-ignore]
+class _Unbound:
+    """Keeps no bindings: each of our messages names its queue, and goes straight to it.
+
+    Celery binds a worker's queues to its default exchange whatever they were declared with. Redis may refuse to write
+    that (out of memory), which would end a worker that starts or reconnects, and it may lose it.
+    """
+
+    def _queue_bind(self, *_: object) -> None:
+        """Do nothing."""
+
+
+class GuardedChannel(_Unbound, kombu_redis.Channel):  # type: ignore[misc,unused-ignore]
     """A channel that reads through the guard."""
 
     def _get_client(self) -> Callable[..., _Guarded]:
@@ -122,7 +133,7 @@ class GuardedTransport(kombu_redis.Transport):  # type: ignore[misc,unused-ignor
     Channel = GuardedChannel
 
 
-class GuardedSentinelChannel(kombu_redis.SentinelChannel):  # type: ignore[misc,unused-ignore]
+class GuardedSentinelChannel(_Unbound, kombu_redis.SentinelChannel):  # type: ignore[misc,unused-ignore]
     """The same where Sentinel tells which Redis is the primary."""
 
     def _get_client(self) -> Callable[..., _Guarded]:

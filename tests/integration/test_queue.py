@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from kombu import Message, Queue
+from kombu import Message
 from redis import Redis
 
 from config.settings import RedisSettings, Target
 from jobs.models import FetchMessage, JobSpec, Priority
-from jobs.queue import celery_app, lengths, publish, queue_for, queues_of
+from jobs.queue import celery_app, declare, lengths, publish, queue_for, queues_of
 from jobs.store import StatusStore
 from jobs.transport import TASK, NotOurs, read
 from tests.integration.services import READY, submit
@@ -137,6 +137,7 @@ def test_a_pinned_job_has_a_queue_of_its_own() -> None:
 def test_a_redis_that_refuses_writes_still_hands_out_messages(redis: Redis, redis_settings: RedisSettings) -> None:
     """kombu would write down who took one, and the worker would end for not being able to."""
     app = celery_app(redis_settings)
+    app.conf.task_queues = declare([QUEUE])
     publish(app, MESSAGE, QUEUE)
     taken: list[object] = []
 
@@ -146,10 +147,14 @@ def test_a_redis_that_refuses_writes_still_hands_out_messages(redis: Redis, redi
 
     redis.config_set("maxmemory", "1")
     try:
-        with app.connection_for_read() as connection, connection.Consumer([Queue(QUEUE)], accept=["json"]) as consumer:
+        with app.connection_for_read() as connection:
+            # As Celery's worker makes it when it starts and when it reconnects.
+            consumer = app.amqp.TaskConsumer(connection.default_channel, accept=["json"])
             consumer.register_callback(take)
+            consumer.consume()
             connection.drain_events(timeout=5)
     finally:
         redis.config_set("maxmemory", "0")
         app.close()
     assert len(taken) == 1
+    assert redis.keys("*_kombu.binding*") == []
