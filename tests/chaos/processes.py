@@ -101,7 +101,8 @@ class Kept:
         self.stop_seconds: list[float] = []
         self._arguments = arguments
         self._environment = dict(environment) | {"MODERNE_AGENT_NICKNAME": name}
-        self._expected = self._killed = False
+        self._expected = False
+        self._killed: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
         self._begin = 0
         self.process = self._start()
@@ -138,17 +139,17 @@ class Kept:
                 self.process = self._start()
 
     def kill(self) -> None:
-        self._expected = self._killed = True
-        self.process.kill()
+        self._expected, self._killed = True, self.process
+        self._killed.kill()
 
     def terminate(self) -> None:
         """Stop it in order, and have it started again."""
-        self._expected, self._killed = True, False
+        self._expected = True
         process, begin = self.process, time.monotonic()
         process.terminate()
         code = process.wait(_STOP_SECONDS)
-        if self._killed:
-            return  # by the other lane, meanwhile
+        if self._killed is process:
+            return  # by the other lane, meanwhile or just before
         self.stop_seconds.append(time.monotonic() - begin)
         if code not in {0, -signal.SIGTERM}:  # the signal itself before its handler is there
             self.wrong.append(f"{self.name} ended with {code} on SIGTERM")
