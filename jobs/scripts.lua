@@ -16,6 +16,10 @@
 --   P:batches           zset  batch id by created_ms; an id whose batch is gone is removed some time later
 --   P:leases            zset  id of a running job by the time (ms) at which its lease ends
 --   P:queued            int   how many jobs are queued
+--   P:waiting:L         zset  id of each queued job of a priority by the time (ms) at which it came, or will be due
+--   P:totals            hash  how often something has happened, for metrics.py: 'STATE KIND' is a job's end with the kind
+--                             of its error, 'unchanged' one that was answered from memory, 'retry KIND' a further
+--                             attempt, 'postponed KIND' one that was not made, 'lease' a lease that ran out; kept
 --
 -- What is to be published next is chosen in lanes, one for each priority (L is its name). In a lane the batches take
 -- turns, so that a large one holds up nobody:
@@ -58,19 +62,37 @@ local function due_key(lane, batch) return P .. ':due:' .. lane .. ':' .. batch 
 local function ready_key(lane) return P .. ':ready:' .. lane end
 local function later_key(lane) return P .. ':later:' .. lane end
 
+local function waiting_key(lane) return P .. ':waiting:' .. lane end
+
 local LISTED = { running = true, failed = true }
+local FINAL = { published = true, failed = true, cancelled = true }
+
+local function count(what) redis.call('HINCRBY', P .. ':totals', what, 1) end
+
+local function count_with_kind(what, key)
+  local failure = redis.call('HGET', key, 'error')
+  count(what .. ' ' .. (failure and cjson.decode(failure).kind or ''))
+end
 
 -- Moves what is counted and listed of a job's batch along with its state.
 local function set_state(id, from, to, now)
   local key = job_key(id)
-  local batch = batch_key(redis.call('HGET', key, 'batch'))
+  local found = redis.call('HMGET', key, 'batch', 'lane')
+  local batch, waiting = batch_key(found[1]), waiting_key(found[2])
   redis.call('HSET', key, 'state', to, 'updated_ms', now)
   redis.call('HINCRBY', batch, from, -1)
   redis.call('HINCRBY', batch, to, 1)
   if LISTED[from] then redis.call('SREM', batch .. ':' .. from, id) end
   if LISTED[to] then redis.call('SADD', batch .. ':' .. to, id) end
-  if from == 'queued' then redis.call('DECR', QUEUED) end
-  if to == 'queued' then redis.call('INCR', QUEUED) end
+  if from == 'queued' then
+    redis.call('DECR', QUEUED)
+    redis.call('ZREM', waiting, id)
+  end
+  if to == 'queued' then
+    redis.call('INCR', QUEUED)
+    redis.call('ZADD', waiting, redis.call('HGET', key, 'queued_ms'), id)
+  end
+  if FINAL[to] then count_with_kind(to, key) end
 end
 
 local function last_in_line(lane, batch)
@@ -157,6 +179,7 @@ local function enqueue(batch, entries, now)
       redis.call('RPUSH', key .. ':jobs', id)
       -- Jobs that are due at once are taken in the order of this score: that of the submission.
       redis.call('ZADD', due_key(lane, batch), now - #entries / 1000 + added / 1000, id)
+      redis.call('ZADD', waiting_key(lane), now, id)
       lanes[lane] = true
       added = added + 1
     end
@@ -263,10 +286,14 @@ if ARGV[5] ~= '' then redis.call('HSET', key, 'error', ARGV[5]) end
 if ARGV[6] ~= '' then redis.call('HSET', key, 'bundle', ARGV[6]) end
 if state == 'queued' then
   redis.call('HINCRBY', key, 'tries', 1)
+  count_with_kind('retry', key)
   queue_again(id, 'running', now, now + tonumber(ARGV[8]))
 else
   set_state(id, 'running', state, now)
-  if ARGV[10] == '1' then redis.call('HINCRBY', batch_key(redis.call('HGET', key, 'batch')), 'unchanged', 1) end
+  if ARGV[10] == '1' then
+    redis.call('HINCRBY', batch_key(redis.call('HGET', key, 'batch')), 'unchanged', 1)
+    count('unchanged')
+  end
   expire_if_finished(id, ARGV[9])
 end
 return 1
@@ -287,6 +314,7 @@ local id, now = ARGV[2], now_ms()
 if not holds(id, ARGV[3]) then return 0 end
 end_lease(id)
 redis.call('HSET', job_key(id), 'error', ARGV[4])
+count_with_kind('postponed', job_key(id))
 queue_again(id, 'running', now, now + tonumber(ARGV[5]))
 return 1
 
@@ -314,6 +342,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0,
   if redis.call('HGET', key, 'state') == 'running' then
     local spec = cjson.decode(redis.call('HGET', key, 'spec'))
     redis.call('HSET', key, 'error', ARGV[3])
+    count('lease')
     local state
     if tonumber(redis.call('HGET', key, 'tries')) >= spec.maxAttempts then
       state = 'failed'
@@ -322,6 +351,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0,
     else
       state = 'queued'
       redis.call('HINCRBY', key, 'tries', 1)
+      count_with_kind('retry', key)
       queue_again(id, 'running', now, now)
     end
     reaped[#reaped + 1] = id
