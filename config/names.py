@@ -234,7 +234,7 @@ SETTINGS: tuple[Setting, ...] = (
     _own("lease", "lease_seconds", kinds.TIMEOUT, "10s", "A worker silent for this long has lost its job."),
     _own("history", "history_seconds", kinds.TIMEOUT, "30d", "How long a finished batch is remembered; bundles stay."),
     _own("api.host", "api.host", kinds.HOST, "127.0.0.1", "Where health, metrics and the API listen."),
-    _own("api.port", "api.port", kinds.PORT, "8080", "Their port."),
+    _own("api.port", "api.port", kinds.PORT_OR_NONE, "8080", "Their port; with 0 nothing listens."),
     _own("api.token", "api.token", kinds.TOKEN, "", "The bearer token that the API asks for.", secret=True),
 )
 

@@ -161,7 +161,8 @@ class ApiSettings(Model):
     """Where health, metrics and the API listen."""
 
     host: Host = "127.0.0.1"
-    port: Port = 8080
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0: nothing listens."""
     token: SecretStr | None = None
     """The bearer token that callers must show."""
 
