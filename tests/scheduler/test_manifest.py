@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.manifest import Entry, InvalidManifest, collect, parse_requirement
+from scheduler.manifest import Entry, InvalidManifest, asked_for, collect, parse_requirement
 
 
 def problems(requirements: list[str], file: Path | None = None) -> tuple[str, ...]:
@@ -86,7 +86,9 @@ def test_a_manifest_says_for_each_package_where_from_and_how_strict(tmp_path: Pa
         ("a: &a [1]\nb: *a", "aliases"),
         ("{", "no YAML"),
         ("!!python/object/apply:os.system ['true']", "no YAML"),
-        ("version: 1\nvisualizations: [{package: a}]\nrefresh: 1h", "refresh"),
+        ("version: 1\nvisualizations: [{package: a}]\nrefresh: 60", "line 3: refresh"),
+        ("version: 1\nvisualizations: [{package: a}]\nrefresh: hourly", "line 3: refresh: "),
+        ("version: 1\nvisualizations: [{package: a}]\nrefresh: 500ms", "shorter than 1s"),
     ],
 )
 def test_a_manifest_that_cannot_be_understood_is_refused_with_the_place(
@@ -95,6 +97,16 @@ def test_a_manifest_that_cannot_be_understood_is_refused_with_the_place(
     file = tmp_path / "manifest.yaml"
     file.write_text(content)
     assert any(said in problem for problem in problems([], file))
+
+
+def test_only_what_the_manifest_names_is_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.yml"
+    file.write_text("version: 1\nvisualizations: [{package: a}]\nrefresh: 1h\n")
+    asked = asked_for(["b"], file)
+    assert [str(entry.requirement) for entry in asked.entries] == ["b", "a"]
+    assert [str(entry.requirement) for entry in asked.repeated] == ["a"]
+    assert asked.refresh_seconds == 3600
+    assert asked_for(["b"]).refresh_seconds is None
 
 
 def test_nothing_asked_for_is_an_error(tmp_path: Path) -> None:

@@ -263,11 +263,14 @@ class IndexServer:
         forms: tuple[str, ...] = ("json", "html"),
         ranges: bool = True,
         protect_files: bool = True,
+        etags: bool = False,
     ) -> None:
         self.auth = auth
         self.forms = forms
         self.ranges = ranges
         self.protect_files = protect_files
+        self.etags = etags
+        """Whether each page has an ETag of its own content."""
         self.page_headers: dict[str, str] = {}
         """Sent with each page: ``Cache-Control``, and validators, to which conditional requests are compared."""
         self.project_status: dict[str, dict[str, str]] = {}
@@ -376,10 +379,11 @@ class IndexServer:
 
     def _unless_unchanged(self, page: Right, headers: Message) -> Right:
         """Answer a conditional request (RFC 9110, 13): validators that match have not changed."""
-        sent = {**page.headers, **self.page_headers}
+        extra = self.page_headers | ({"ETag": f'"{hashlib.sha256(page.body).hexdigest()}"'} if self.etags else {})
+        sent = {**page.headers, **extra}
         for condition, validator in (("If-None-Match", "ETag"), ("If-Modified-Since", "Last-Modified")):
-            if condition in headers and headers[condition] == self.page_headers.get(validator):
-                return Right(304, self.page_headers, b"")
+            if condition in headers and headers[condition] == extra.get(validator):
+                return Right(304, extra, b"")
         return Right(page.status, sent, page.body)
 
     def _page(self, project: str, accept: str) -> Right:
