@@ -114,14 +114,13 @@ class _Attempt:
             _log.error("job_failed", kind=kind, message=error.message)
             return lambda: self.status.finish_failed(self.claim, told, self._timings())
         backoff = backoff_seconds(self.agent.settings.retry, self.claim.tries)
-        delay_seconds = max(backoff, error.again_in_seconds or 0)
+        delay_seconds = max(backoff, spread(error.again_in_seconds or 0))
         _log.warning("attempt_failed", kind=kind, message=error.message, retry_in_seconds=round(delay_seconds, 1))
         return lambda: self.status.finish_for_retry(self.claim, told, self._timings(), delay_seconds)
 
     def _postponed(self, error: FetchError, told: JobError) -> Callable[[], bool]:
         """Come back when the index may be asked again; spread, since all who wait would come at once."""
-        wait_seconds = error.again_in_seconds or 0
-        delay_seconds = wait_seconds + random.uniform(0, min(wait_seconds, _MAX_SPREAD_SECONDS))  # noqa: S311 - the same
+        delay_seconds = spread(error.again_in_seconds or 0)
         _log.warning("attempt_postponed", kind=error.kind, message=error.message, seconds=round(delay_seconds, 1))
         return lambda: self.status.postpone(self.claim, told, delay_seconds)
 
@@ -152,3 +151,8 @@ def _until_answered(finish: Callable[[], bool], stopping: Callable[[], bool]) ->
             if stopping():
                 return None
             time.sleep(_ASK_AGAIN_SECONDS)
+
+
+def spread(wait_seconds: float) -> float:
+    """Return a time a little longer than ``wait_seconds``: all who were told to wait would come in the same instant."""
+    return wait_seconds + random.uniform(0, min(wait_seconds, _MAX_SPREAD_SECONDS))  # noqa: S311 - spreads load, guards nothing
