@@ -41,8 +41,12 @@ class BatchSummary(Document):
     """A batch without its jobs."""
 
     id: str
+    schedule: str | None = None
+    """Which schedule made it, if one did."""
     created_at: datetime
     counts: dict[JobState, int]
+    unchanged: int = 0
+    """How many of those published were published before, and nothing that they were made from has changed."""
     total: int
     finished: bool
 
@@ -146,6 +150,8 @@ def _summary(batch: str, fields: dict[str, str]) -> BatchSummary:
     counts = {state: int(fields.get(state, 0)) for state in JobState}
     return BatchSummary(
         id=batch,
+        schedule=fields.get("schedule"),
+        unchanged=int(fields.get("unchanged", 0)),
         created_at=datetime.fromtimestamp(int(fields["created_ms"]) / 1000, tz=UTC),
         counts=counts,
         total=sum(counts.values()),

@@ -144,6 +144,14 @@ def asked_for(requirements: Sequence[str], file: Path | None = None) -> Asked:
     return Asked(entries, found[-1].repeated, found[-1].refresh_seconds)
 
 
+def from_text(text: str, name: str, *, manifest: bool = False) -> Asked:
+    """Return what is asked for in the text of a requirements list, or of a YAML manifest, that is called ``name``.
+
+    Raises ``InvalidManifest`` as ``asked_for`` does.
+    """
+    return _from_yaml(Path(name), text) if manifest else _from_list(Path(name), text)
+
+
 def _from_arguments(texts: Sequence[str]) -> Asked:
     return Asked(tuple(_entries((f"`{_shown(text)}`", text) for text in texts)))
 

@@ -34,7 +34,13 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
 
 
 def run(settings: Settings, stop: threading.Event, *, started: Callable[[], None] = lambda: None) -> None:
-    """Serve until ``stop`` is set. Raises ``StatusUnavailable`` when Redis does not answer at the start."""
-    with loop_for(settings) as loop:
+    """Serve until ``stop`` is set, the API too.
+
+    Raises ``SettingsError`` when the API may not or cannot listen, and ``StatusUnavailable`` when Redis does not answer
+    at the start.
+    """
+    from scheduler.api.server import serving  # noqa: PLC0415 - commands that only queue a batch need no web server
+
+    with serving(settings), loop_for(settings) as loop:
         started()
         loop.run(stop)

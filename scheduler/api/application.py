@@ -1,0 +1,79 @@
+"""The application: all endpoints, the guard in front of them, and their description.
+
+Other parts of the service join here: a router among ``_ROUTERS``, or one that is included in ``routes`` under another
+prefix, and, where everybody may read it, its path among the open ones of ``access``.
+"""
+
+import time
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from config.settings import ApiSettings
+from scheduler.api import agents, batches, catalogue, errors, events, jobs, schedules
+from scheduler.api.limits import Envelope, Limits
+from scheduler.api.models import PREFIX
+from scheduler.api.resources import Resources
+from scheduler.api.security import Access, BearerToken, Guard
+
+OPENAPI = f"{PREFIX}/openapi.json"
+_ROUTERS = (batches.router, events.router, jobs.router, catalogue.router, schedules.router, agents.router)
+_FAILURES = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503)
+_SCHEMAS = "#/components/schemas"
+
+
+def application(resources: Resources) -> ASGIApp:
+    """Return the whole service as an ASGI application."""
+    inner = routes(resources)
+    clock = time.monotonic
+    return Envelope(Limits(Guard(inner, access(resources.settings.api), clock), clock))
+
+
+def access(settings: ApiSettings) -> Access:
+    """Return who is let in by the settings."""
+    credentials = () if settings.token is None else (BearerToken(settings.token.get_secret_value()),)
+    return Access(credentials=credentials, open_paths=frozenset({OPENAPI}))
+
+
+def routes(resources: Resources) -> FastAPI:
+    """Return the endpoints, without what stands in front of them."""
+    app = FastAPI(
+        title="vizfetch",
+        summary="Fetches visualization packages and publishes them as wheel bundles.",
+        version=version("vizfetch"),
+        openapi_url=OPENAPI,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.resources = resources
+    app.state.seats = events.Seats(events.LISTENERS)
+    for router in _ROUTERS:
+        app.include_router(router, prefix=PREFIX)
+    errors.install(app)
+    plain = app.openapi
+    app.openapi = lambda: _described(plain())  # type: ignore[method-assign]  # the way FastAPI documents
+    return app
+
+
+def _described(document: dict[str, Any]) -> dict[str, Any]:
+    """Add to FastAPI's description the token, and the problems that every endpoint may answer with. Idempotent."""
+    components = document["components"]
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{"token": []}]
+    schemas = components["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["Problem"] = errors.Problem.model_json_schema(ref_template=_SCHEMAS + "/{model}")
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"] |= {str(status): _failure(status) for status in _FAILURES}
+    return document
+
+
+def _failure(status: int) -> dict[str, Any]:
+    schema = {"$ref": f"{_SCHEMAS}/Problem"}
+    return {"description": HTTPStatus(status).phrase, "content": {errors.MEDIA_TYPE: {"schema": schema}}}

@@ -1,0 +1,23 @@
+"""The one place that everything passes which changes something: who did it, from where, what, and how it ended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from scheduler.api.security import Caller
+
+_log = structlog.get_logger()
+
+
+@contextmanager
+def recorded(caller: Caller, action: str, **what: object) -> Iterator[None]:
+    """Record that ``caller`` begins ``action``, and whether it was done."""
+    line = _log.bind(action=action, caller=caller.name, address=caller.address, **what)
+    line.info("change_begun")
+    try:
+        yield
+    except BaseException as error:
+        line.warning("change_failed", reason=type(error).__name__)
+        raise
+    line.info("change_done")

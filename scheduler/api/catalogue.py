@@ -1,0 +1,128 @@
+"""What is published: bundles and their files.
+
+Files pass through this service. Addresses that S3 signs would be quicker, but they name the store as the service
+reaches it, which callers often cannot, and they work for whoever has them.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Path, Query
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from starlette.responses import StreamingResponse
+
+from bundles.catalog import Entry
+from bundles.layout import WHEELS
+from bundles.models import Bundle
+from jobs.models import CatalogEntry
+from scheduler.api.cursors import PAGE, Cursor, Limit, parts, text_of
+from scheduler.api.models import PREFIX, BundleDetail, BundlePage, BundleSummary, FileLink
+from scheduler.api.resources import Given
+
+router = APIRouter(prefix="/bundles", tags=["bundles"])
+
+_Name = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?$", examples=["acme-charts"])]
+_Version = Annotated[str, Path(pattern=r"^[0-9][0-9A-Za-z.!+_-]{0,98}$", examples=["1.4.0"])]
+_Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+_Path = Annotated[str, Path(max_length=500)]
+
+_SHOWN = {".png": "image/png"}
+"""Only these may be looked at in a browser; everything else is to be kept."""
+_KEPT = {".json": "application/json", ".toml": "application/toml", ".txt": "text/plain; charset=utf-8"}
+_SANDBOX = "default-src 'none'; sandbox; frame-ancestors 'none'"
+_IMAGE_SECONDS = 3600
+
+
+@router.get("")
+def list_bundles(
+    given: Given,
+    name: Annotated[str, Query(max_length=200, description="A part of the package's name.")] = "",
+    limit: Limit = PAGE,
+    cursor: Cursor = None,
+) -> BundlePage:
+    """Return published bundles, by name, then newest version first."""
+    wanted = canonicalize_name(name)
+    found = sorted((each for each in given.catalog.entries() if wanted in each.name), key=_order)
+    if cursor is not None:
+        name_, version, id_ = map(str, parts(cursor, str, str, str))
+        found = [each for each in found if _order(each) > _place(name_, version, id_)]
+    shown = found[:limit]
+    following = text_of(shown[-1].name, shown[-1].version, shown[-1].id) if len(found) > limit else None
+    return BundlePage(bundles=tuple(map(_summary, shown)), next=following)
+
+
+@router.get("/{name}/{version}/{id}")
+def read_bundle(name: _Name, version: _Version, id: _Id, given: Given) -> BundleDetail:  # noqa: A002 - its word in the API
+    """Return a bundle with links to all its files."""
+    entry = Entry(name, version, id)
+    bundle = given.shelf.bundle(entry)
+    return BundleDetail(
+        uri=given.shelf.uri(bundle), size_bytes=bundle.size_bytes, bundle=bundle, files=tuple(_links(entry, bundle))
+    )
+
+
+@router.get(
+    "/{name}/{version}/{id}/files/{path:path}",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}},
+)
+def read_file(name: _Name, version: _Version, id: _Id, path: _Path, given: Given) -> StreamingResponse:  # noqa: A002 - as above
+    """Return a file of a bundle, by its path in a portable folder."""
+    entry = Entry(name, version, id)
+    file = given.shelf.file(entry, path)
+    return StreamingResponse(given.shelf.content(entry, file), headers=_headers(path, file.size_bytes))
+
+
+def _headers(path: str, size_bytes: int | None) -> dict[str, str]:
+    file = path.rpartition("/")[2]
+    ending = f".{file.rpartition('.')[2].lower()}"
+    headers = {"Content-Security-Policy": _SANDBOX}
+    if size_bytes is not None:
+        headers["Content-Length"] = str(size_bytes)
+    if ending in _SHOWN:
+        # By its id a bundle never changes.
+        private = f"private, max-age={_IMAGE_SECONDS}, immutable"
+        return headers | {"Content-Type": _SHOWN[ending], "Cache-Control": private}
+    kept = f"attachment; filename*=UTF-8''{quote(file, safe='')}"
+    return headers | {"Content-Type": _KEPT.get(ending, "application/octet-stream"), "Content-Disposition": kept}
+
+
+def _href(entry: Entry) -> str:
+    return f"{PREFIX}/bundles/{quote(entry.name)}/{quote(entry.version)}/{quote(entry.id)}"
+
+
+def _summary(entry: CatalogEntry) -> BundleSummary:
+    return BundleSummary(**dict(entry), href=_href(Entry(entry.name, entry.version, entry.id)))
+
+
+def _links(entry: Entry, bundle: Bundle) -> Iterator[FileLink]:
+    wheels = ((f"{WHEELS}/{each.filename}", each.sha256, each.size_bytes) for each in bundle.wheels)
+    files = ((each.path, each.sha256, each.size_bytes) for each in bundle.files)
+    for path, sha256, size_bytes in (*wheels, *files):
+        yield FileLink(path=path, href=f"{_href(entry)}/files/{quote(path)}", sha256=sha256, size_bytes=size_bytes)
+
+
+class _Newest:
+    """Sorts versions backwards."""
+
+    def __init__(self, version: Version) -> None:
+        self._version = version
+
+    def __lt__(self, other: "_Newest") -> bool:
+        return other._version < self._version
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Newest) and self._version == other._version
+
+    def __hash__(self) -> int:
+        return hash(self._version)
+
+
+def _order(entry: CatalogEntry) -> tuple[str, _Newest, str]:
+    return entry.name, _Newest(Version(entry.version)), entry.id
+
+
+def _place(name: str, version: str, id_: str) -> tuple[str, _Newest, str]:
+    return name, _Newest(Version(version)), id_

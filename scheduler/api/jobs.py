@@ -1,0 +1,32 @@
+"""Single jobs."""
+
+from fastapi import APIRouter
+
+from jobs.models import Job
+from scheduler.api.audit import recorded
+from scheduler.api.models import Changed, JobId, Nothing
+from scheduler.api.resources import CallerGiven, Given
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.get("/{job}")
+def read_job(job: JobId, given: Given) -> Job:
+    """Return a job."""
+    return given.status.job(job)
+
+
+@router.post("/{job}/retry")
+def retry_job(job: JobId, _asked: Nothing, given: Given, caller: CallerGiven) -> Changed:
+    """Queue a failed or cancelled job again, with all its attempts."""
+    batch = given.status.job(job).batch
+    with recorded(caller, "job_retry", batch=batch, job=job):
+        return Changed(batch=batch, jobs=tuple(given.status.retry([job])))
+
+
+@router.post("/{job}/cancel")
+def cancel_job(job: JobId, _asked: Nothing, given: Given, caller: CallerGiven) -> Changed:
+    """Stop a queued or running job."""
+    batch = given.status.job(job).batch
+    with recorded(caller, "job_cancel", batch=batch, job=job):
+        return Changed(batch=batch, jobs=tuple(given.status.cancel([job])))

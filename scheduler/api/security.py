@@ -1,0 +1,188 @@
+"""Who may call: the token, and what protects a service that asks for none from pages in its user's browser.
+
+* Bound to another address than loopback, the service asks for a bearer token (RFC 6750), or does not start.
+* Bound to loopback without a token, the ``Host`` that was asked for has to be loopback as well. A page of another site
+  whose name was made to lead to 127.0.0.1 (DNS rebinding) is so refused.
+* A browser that says it comes from another site (``Sec-Fetch-Site``, else ``Origin``) changes nothing, and what changes
+  something has a content type that forms cannot send.
+
+Everything is closed but what ``Access`` names as open. A further way to show who one is, such as a cookie, is one
+more member of ``Access.credentials``.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Protocol
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from scheduler.api.errors import problem
+from scheduler.api.limits import Bucket, Buckets
+
+LOOPBACK = "loopback"
+"""How a caller is called who was asked for no token."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_WRONG_TOKENS = Bucket(burst=20, per_second=1 / 3)
+_REMEMBERED = 1000
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, as far as is known; for the records of what was changed."""
+
+    name: str
+    """``loopback``, or which credential was shown."""
+    address: str
+
+
+class Credential(Protocol):
+    """A way to show who one is."""
+
+    def shown(self, headers: Headers) -> bool:
+        """Tell whether the request tries this way."""
+
+    def caller(self, headers: Headers) -> str | None:
+        """Return the caller's name, or None when what is shown is wrong. Compares in constant time."""
+
+
+@dataclass(frozen=True)
+class BearerToken:
+    """The token of the settings, in the ``Authorization`` header."""
+
+    token: str = field(repr=False)
+
+    def shown(self, headers: Headers) -> bool:
+        """Tell whether there is an ``Authorization`` header."""
+        return "authorization" in headers
+
+    def caller(self, headers: Headers) -> str | None:
+        """Return ``token`` if it is the right one."""
+        scheme, _, given = headers["authorization"].partition(" ")
+        right = secrets.compare_digest(given.strip().encode("latin-1"), self.token.encode())
+        return "token" if right and scheme.lower() == "bearer" else None
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who is let in."""
+
+    credentials: tuple[Credential, ...] = ()
+    """None: whoever reaches the service, which must then be bound to loopback."""
+    open_paths: frozenset[str] = frozenset()
+    """What everybody may read."""
+    open_folders: tuple[str, ...] = ()
+    """The same, with all below; each with a slash at its end."""
+
+    def is_open(self, path: str) -> bool:
+        """Tell whether everybody may ask for a path."""
+        return path in self.open_paths or path.startswith(self.open_folders)
+
+
+class Guard:
+    """An ASGI application around another that lets only those in who may.
+
+    It puts the ``Caller`` into the request's state.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, clock: Callable[[], float]) -> None:
+        self._app = app
+        self._access = access
+        self._wrong = Buckets(_WRONG_TOKENS, clock)
+        self._known: dict[str, None] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refused = self._foreign(scope, headers) or self._unknown(scope, headers)
+        if refused:
+            status, kind, detail, extra = refused
+            await problem(status, kind, detail, headers=extra)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _foreign(self, scope: Scope, headers: Headers) -> "_Refusal | None":
+        host = headers.get("host", "")
+        if not self._access.credentials and not is_loopback(_name(host)):
+            detail = "Without a token only the names of loopback are answered, such as localhost."
+            return HTTPStatus.MISDIRECTED_REQUEST, "foreign-host", detail, {}
+        if scope["method"] in _SAFE:
+            return None
+        if not _same_site(headers, host):
+            return HTTPStatus.FORBIDDEN, "foreign-origin", "Pages of other sites may change nothing here.", {}
+        # Of the methods that change something, the only one that other sites can use without asking first.
+        if (
+            scope["method"] == "POST"
+            and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json"
+        ):
+            detail = "What changes something is sent as application/json."
+            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail, {}
+        return None
+
+    def _unknown(self, scope: Scope, headers: Headers) -> "_Refusal | None":
+        address = client_address(scope)
+        name = self._name(headers, address)
+        if isinstance(name, str):
+            scope.setdefault("state", {})["caller"] = Caller(name, address)
+            return None
+        return None if self._access.is_open(scope["path"]) else name
+
+    def _name(self, headers: Headers, address: str) -> "str | _Refusal":
+        if not self._access.credentials:
+            return LOOPBACK
+        shown = [credential for credential in self._access.credentials if credential.shown(headers)]
+        # Whoever was let in before is not shut out by others behind the same address who try wrong ones.
+        if shown and address not in self._known and (wait := self._wrong.wait_seconds(address)):
+            detail = "Too many wrong tokens came from this address."
+            return HTTPStatus.TOO_MANY_REQUESTS, "too-many-wrong-tokens", detail, {"Retry-After": str(wait)}
+        for name in filter(None, (credential.caller(headers) for credential in shown)):
+            self._remember(address)
+            return name
+        if shown:
+            self._wrong.take(address)
+        wrong = ' error="invalid_token"' if shown else ""
+        detail = "The token is not the right one." if shown else "A token is needed: Authorization: Bearer TOKEN"
+        return HTTPStatus.UNAUTHORIZED, "unauthorized", detail, {"WWW-Authenticate": f"Bearer{wrong}"}
+
+    def _remember(self, address: str) -> None:
+        self._known[address] = None
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+
+_Refusal = tuple[HTTPStatus, str, str, dict[str, str]]
+
+
+def client_address(scope: Scope) -> str:
+    """Return the address that the connection comes from. Headers of proxies are not believed."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a name or address is one of this machine's own loopback interface."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def _name(host: str) -> str:
+    """Return a ``Host`` header without its port, an IPv6 address without its brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _same_site(headers: Headers, host: str) -> bool:
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in {"same-origin", "none"}
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2] == host
