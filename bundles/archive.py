@@ -1,7 +1,9 @@
 """Whether an archive is safe to unpack, and whole. Nothing is unpacked here."""
 
 import base64
+import csv
 import hashlib
+import os
 import posixpath
 import stat
 import struct
@@ -16,6 +18,9 @@ MAX_MEMBERS = 100_000
 """Ten times what the largest wheels in use hold."""
 MAX_EXPANDED_BYTES = 8 * 2**30
 """Three times what the largest wheels in use unpack to."""
+_END = struct.Struct("<4s16xH")
+"""The record that ends an archive, before its comment: signature, and the comment's length."""
+_END_SIGNATURE = b"PK\x05\x06"
 MAX_TEXT_BYTES = 16 * 2**20
 """For a file that is read into memory whole: METADATA, WHEEL, RECORD."""
 
@@ -36,6 +41,8 @@ def safety_issues(archive: ZipFile) -> list[str]:
     if len(members) > MAX_MEMBERS:
         return [f"holds {len(members)} files, more than {MAX_MEMBERS}"]
     expanded_bytes = sum(member.file_size for member in members)
+    if not _is_exact(archive):
+        return ["is not exactly one archive: there are other bytes before or after it"]
     issues = [issue for member in members for issue in _member_issues(member)]
     # Not left to reading: a seek to a negative place looks like an error of the disk.
     end = archive.start_dir
@@ -43,9 +50,26 @@ def safety_issues(archive: ZipFile) -> list[str]:
     if expanded_bytes > MAX_EXPANDED_BYTES:
         issues.append(f"unpacks to {expanded_bytes} bytes, more than {MAX_EXPANDED_BYTES}")
     # Which one of two equal names wins differs between installers, so one could check what another runs.
-    counted = Counter(member.filename for member in members)
+    counted = Counter(member.filename.removesuffix("/") for member in members)
     issues += [f"{name!r} is there {count} times" for name, count in counted.items() if count > 1]
+    folders = {posixpath.dirname(name) for name in counted}
+    files = {member.filename for member in members if not member.is_dir()}
+    issues += [f"{name!r} is a file and a folder" for name in sorted(files & folders)]
     return issues
+
+
+def _is_exact(archive: ZipFile) -> bool:
+    """Tell whether the file begins with its first member and ends with its directory.
+
+    Otherwise it can be another archive to a reader that begins at its start: pip looks for the end, others do not.
+    """
+    file = archive.fp
+    if file is None:
+        return False
+    first = min((member.header_offset for member in archive.infolist()), default=0)
+    file.seek(-_END.size - len(archive.comment), os.SEEK_END)
+    signature, comment_bytes = _END.unpack(file.read(_END.size))
+    return first == 0 and signature == _END_SIGNATURE and comment_bytes == len(archive.comment)
 
 
 def _member_issues(member: ZipInfo) -> Iterator[str]:
@@ -100,10 +124,13 @@ def record_issues(archive: ZipFile, info: str) -> list[str]:
     """
     own_path = f"{info}/RECORD"
     try:
-        rows = {row[0]: row for row in parse_record_file(read_text(archive, own_path).splitlines())}
-    except (ValueError, InvalidRecordEntry) as error:
+        named = list(parse_record_file(read_text(archive, own_path).splitlines()))
+    except (ValueError, InvalidRecordEntry, csv.Error) as error:
         return [f"RECORD: {error}"]
-    issues = [issue for member in archive.infolist() for issue in _content_issues(archive, member, rows, info)]
+    rows = {row[0]: row for row in named}
+    # One reader takes the first of two rows, another the last; two equal ones do no harm, and do occur.
+    issues = [f"{row[0]} is named in RECORD twice, and differently" for row in named if rows[row[0]] != row]
+    issues += [issue for member in archive.infolist() for issue in _content_issues(archive, member, rows, info)]
     present = set(archive.namelist())
     missing = (path for path in rows if path not in present and not path.endswith("/"))
     issues += [f"{path} is named in RECORD but missing" for path in missing]

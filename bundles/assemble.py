@@ -18,6 +18,8 @@ from bundles.models import Bundle, BundledWheel, Origin, Visualization
 from bundles.visualizations import Found, find
 from config.settings import Target
 
+_MAX_WARNINGS = 200
+
 
 def assemble(
     requirement: Requirement,
@@ -56,7 +58,7 @@ def assemble(
         python_version=platform.python_version(),
         pip_version=pip_version,
         created_at=datetime.now(UTC),
-        warnings=(*_yanked(wheels), *closure.warnings, *shown.warnings),
+        warnings=_few([*_yanked(wheels), *closure.warnings, *shown.warnings]),
     )
 
 
@@ -106,6 +108,12 @@ def _find(content: Content) -> Found:
     """Read a package's visualizations, once for each content in a process."""
     with ZipFile(content.file) as archive:
         return find(archive)
+
+
+def _few(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Return what bundle.json tells of them: an archive may give reason for a hundred thousand."""
+    more = len(warnings) - _MAX_WARNINGS
+    return (*warnings[:_MAX_WARNINGS], *([f"and {more} more"] if more > 0 else []))
 
 
 def _yanked(wheels: Iterable[BundledWheel]) -> Iterable[str]:

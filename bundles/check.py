@@ -30,6 +30,13 @@ from config.settings import Target
 
 _T = TypeVar("_T")
 _MAX_LICENSE_NAME = 100
+_MAX_LICENSES = 20
+_MAX_EXPRESSION = 1000
+_MAX_HEADERS = 2**20
+"""Of METADATA without the description; a hundred times what packages in use have."""
+_MAX_VALUE = 4000
+"""Of one requirement or version. Python reads numbers of at most 4300 digits."""
+_SHOWN_TAGS = 10
 _Label = tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]
 
 
@@ -83,7 +90,8 @@ def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWhe
 
 def _check_target(filename: str, metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:
     if not fits(tags, target):
-        shown = ", ".join(sorted(map(str, tags)))
+        # A file name can hold thousands.
+        shown = ", ".join([*sorted(map(str, tags))[:_SHOWN_TAGS], *(["…"] if len(tags) > _SHOWN_TAGS else [])])
         machine = f"CPython {target.python}, glibc {target.glibc}, {target.architecture}"
         raise WrongTarget(filename, f"its tags are {shown}, the target is {machine}")
     # Pre-releases of Python count: the running interpreter may be one, and pip accepts it too.
@@ -158,7 +166,11 @@ def _metadata(archive: ZipFile, info: str, label: _Label, issues: list[str]) -> 
         issues.append(str(error))
         return None
     # Only the header part: the description is of no interest, and long.
-    raw, _ = parse_email(re.split(r"\r?\n\r?\n", text, maxsplit=1)[0])
+    headers = re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]
+    if len(headers) > _MAX_HEADERS:
+        issues.append(f"METADATA has more than {_MAX_HEADERS} characters before its description")
+        return None
+    raw, _ = parse_email(headers)
     name, version = canonicalize_name(raw.get("name", "")), _parsed(Version, raw.get("version", ""))
     if (name, version) != label[:2]:
         named = f"{raw.get('name')} {raw.get('version')}"
@@ -180,14 +192,15 @@ def _requires(raw: RawMetadata, issues: list[str]) -> tuple[Requirement, ...]:
 
 def _licenses(raw: RawMetadata) -> tuple[str, ...]:
     """Return the expression (PEP 639), else the short text, else the classifiers that tell of licences."""
-    if expression := raw.get("license_expression"):
+    if (expression := raw.get("license_expression")) and len(expression) <= _MAX_EXPRESSION:
         return (_printable(expression),)
     text = raw.get("license", "").strip()
     # Some authors put the licence's whole text there.
     if text and text.upper() != "UNKNOWN" and "\n" not in text and len(text) <= _MAX_LICENSE_NAME:
         return (_printable(text),)
     lines = (line.split("::") for line in raw.get("classifiers", []) if line.startswith("License ::"))
-    return tuple(sorted({_printable(parts[-1].strip()) for parts in lines} - {"", "OSI Approved"}))
+    names = {_printable(parts[-1].strip())[:_MAX_LICENSE_NAME] for parts in lines} - {"", "OSI Approved"}
+    return tuple(sorted(names)[:_MAX_LICENSES])
 
 
 def _printable(text: str) -> str:
@@ -195,7 +208,9 @@ def _printable(text: str) -> str:
 
 
 def _parsed(kind: Callable[[str], _T], text: str) -> _T | None:
+    if len(text) > _MAX_VALUE:
+        return None
     try:
         return kind(text)
-    except (InvalidVersion, InvalidSpecifier, InvalidRequirement):
+    except (InvalidVersion, InvalidSpecifier, InvalidRequirement, RecursionError):
         return None

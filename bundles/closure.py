@@ -77,7 +77,10 @@ class Closure:
         return found
 
     def _new_extras(self, needed: Requirement, found: CheckedWheel) -> tuple[str, ...]:
-        """Return which extras of a wheel were not asked for before; the empty one stands for the wheel itself."""
+        """Return which extras of a wheel were not asked for before; the empty one stands for the wheel itself.
+
+        One that the wheel does not declare is left out, as pip does it, also when some requirement is for that extra.
+        """
         name = found.metadata.name
         wanted = {"", *map(canonicalize_name, needed.extras)}
         known = self._seen.setdefault(name, set())
@@ -85,7 +88,7 @@ class Closure:
         known |= new
         unknown = sorted(new - {""} - found.metadata.extras)
         self.warnings += [f"{found.wheel.filename} has no extra {extra!r}, asked for nevertheless" for extra in unknown]
-        return tuple(sorted(new))
+        return tuple(sorted(new.difference(unknown)))
 
     def _requires(self, found: CheckedWheel, extras: tuple[str, ...]) -> Iterator[Requirement]:
         return (each for each in found.metadata.requires if extras and self._applies(each, extras))
@@ -94,4 +97,8 @@ class Closure:
         marker = requirement.marker
         if marker is None:
             return True
-        return any(marker.evaluate({**self._environment, "extra": extra}) for extra in extras or ("",))
+        try:
+            return any(marker.evaluate({**self._environment, "extra": extra}) for extra in extras or ("",))
+        except (ValueError, KeyError, RecursionError) as error:
+            self.issues.append(f"the marker of {requirement} cannot be evaluated: {error}")
+            return False

@@ -3,6 +3,13 @@
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """Return a text that a terminal can show: what packages and stores hold may be written to control it."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 class BundleError(Exception):
     """The root of all errors of this package; ``message`` is one text for people, without a secret."""
 
@@ -10,8 +17,9 @@ class BundleError(Exception):
     """Further problems that the same check found."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+        shown = printable(message)
+        super().__init__(shown)
+        self.message = shown
 
     def __str__(self) -> str:
         return "\n".join([self.message, *(f"also: {other.message}" for other in self.also)])
@@ -114,6 +122,8 @@ class Fenced(BundleError):
 
 
 _SHOWN = 5
+_LONGEST = 500
+"""Characters of one issue: it may quote what it is about, and that may be a whole file."""
 
 
 def raise_all(problems: Sequence[BundleError]) -> None:
@@ -139,4 +149,5 @@ _FIRST: tuple[type[BundleError], ...] = (
 def _join(issues: Sequence[str]) -> str:
     """Return the first issues as one text: an archive may have a hundred thousand, a reader has less time."""
     more = len(issues) - _SHOWN
-    return "; ".join([*issues[:_SHOWN], *([f"and {more} more"] if more > 0 else [])])
+    shown = [each if len(each) <= _LONGEST else f"{each[:_LONGEST]}…" for each in issues[:_SHOWN]]
+    return "; ".join([*shown, *([f"and {more} more"] if more > 0 else [])])

@@ -1,6 +1,7 @@
 """The documents of a bundle: closed, immutable and versioned; camelCase in JSON, snake_case in Python."""
 
 from typing import Annotated, Literal
+from unicodedata import category
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -46,7 +47,7 @@ def _normal_version(version: str) -> str:
 
 
 def _plain_file_name(name: str) -> str:
-    if name in {"", ".", ".."} or any(character in name for character in "/\\\0"):
+    if name in {"", ".", ".."} or "/" in name or "\\" in name or not name.isprintable():
         raise ValueError("not a plain file name")
     return name
 
@@ -54,8 +55,6 @@ def _plain_file_name(name: str) -> str:
 def _path_below(path: str) -> str:
     for part in path.split("/"):
         _plain_file_name(part)
-    if not path.isprintable():
-        raise ValueError("not a printable path")
     return path
 
 
@@ -71,7 +70,14 @@ FileName = Annotated[str, AfterValidator(_plain_file_name)]
 RelativePath = Annotated[str, AfterValidator(_path_below)]
 """A path that stays below the folder it is relative to."""
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+def _one_line(text: str) -> str:
+    if any(category(character) == "Cc" for character in text):
+        raise ValueError("not one line of text: it has a control character")
+    return text
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 

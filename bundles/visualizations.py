@@ -7,6 +7,7 @@ in pixels as a page counts them: packages in use hold pictures that are two or t
 import json
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,22 @@ from bundles.models import Option, Spec, Visualization
 MAX_SPEC_BYTES = 2**20
 MAX_NOTEBOOK_BYTES = 64 * 2**20
 MAX_IMAGE_BYTES = 8 * 2**20
+MAX_SPECS = 2000
+"""Twenty times what packages in use hold."""
+MAX_OPTIONS = 200
+MAX_ALL_BYTES = 512 * 2**20
+"""Of all specs and notebooks of a package together: each is parsed."""
 
 _SPEC = re.compile(r"(?P<package>.+)/specs/(?P<name>[^/]+)\.yml")
-_IMAGE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/]+)\.(?P<height>[1-9]\d{0,4})\.png")
-_PNG = struct.Struct(">8s4x4sII")
-"""PNG specification: the signature, then the IHDR chunk with width and height."""
+_IMAGE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/]+)\.(?P<height>[1-9][0-9]{0,4})\.png")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK = struct.Struct(">I4s")
+"""PNG specification, 5.3: a chunk is its length and its kind, the data, and a CRC over kind and data."""
+_PNG_CRC = struct.Struct(">I")
+_PNG_SIZE = struct.Struct(">II")
+_IHDR_BYTES = 13
+_DENSEST = 4
+_SHOWN = 200
 _NESTING = 100
 _NOTEBOOK_FORMATS = (3, 4)
 """Named here, since nbformat imports the module that a notebook's version names before it looks any further."""
@@ -64,9 +76,20 @@ class _Search:
         self.specs = _matches(_SPEC, names)
         self._notebooks = [name for name in names if name.endswith(".ipynb")]
         self._images = _images(_matches(_IMAGE, names))
+        self._limit()
         self.warnings += [
             f"{name} is ignored: a spec is called NAME.yml" for name in names if re.search(r"/specs/[^/]+\.yaml$", name)
         ]
+
+    def _limit(self) -> None:
+        """Read nothing of a package that is made to keep whoever reads it busy."""
+        all_bytes = sum(self._members[name].file_size for name in [*self._notebooks, *(each[0] for each in self.specs)])
+        if len(self.specs) > MAX_SPECS:
+            self.issues.append(f"there are {len(self.specs)} specs, more than {MAX_SPECS}")
+        elif all_bytes > MAX_ALL_BYTES:
+            self.issues.append(f"specs and notebooks have {all_bytes} bytes together, more than {MAX_ALL_BYTES}")
+        if self.issues:
+            self.specs = []
 
     def read(self, match: re.Match[str]) -> Iterator[Visualization]:
         """Yield the visualization of a spec, unless something is wrong with it, its notebook or its picture."""
@@ -122,7 +145,8 @@ class _Search:
         except ValueError as error:
             issues.append(f"{path} {error}")
             return None
-        self.warnings += [f"{path}: {key} is not known and not kept" for key in unknown]
+        if unknown:
+            self.warnings.append(f"{path}: not known and not kept: {', '.join(unknown)[:_SHOWN]}")
         return spec
 
     def _notebook_issues(self, spec_path: str, path: str) -> Iterator[str]:
@@ -137,14 +161,43 @@ class _Search:
         yield from (f"{path} {issue}" for issue in notebook_issues(data))
 
     def _image_issues(self, path: str, height: int) -> Iterator[str]:
-        if self._members[path].file_size > MAX_IMAGE_BYTES:
-            yield f"{path} is larger than {MAX_IMAGE_BYTES} bytes"
-        with self._archive.open(path) as stream:
-            head = stream.read(_PNG.size)
-        if len(head) < _PNG.size or (fields := _PNG.unpack(head))[:2] != (b"\x89PNG\r\n\x1a\n", b"IHDR"):
-            yield f"{path} is not a PNG image"
-        elif fields[3] == 0 or fields[3] % height != 0:
-            yield f"{path} is {fields[3]} pixels high; its name says {height}, or a whole multiple of it"
+        try:
+            pixels = png_height(self._bytes(path, MAX_IMAGE_BYTES))
+        except ValueError as error:
+            yield f"{path} {error}"
+            return
+        if pixels not in {height * factor for factor in range(1, _DENSEST + 1)}:
+            yield f"{path} is {pixels} pixels high; its name says {height}, or up to {_DENSEST} times that"
+        elif pixels != height:
+            self.warnings.append(f"{path} is {pixels} pixels high, {pixels // height} times what its name says")
+
+
+def png_height(data: bytes) -> int:
+    """Return how many pixels high a PNG is. Raises ValueError unless it is one that is whole, by its CRCs."""
+    if not data.startswith(_PNG_SIGNATURE):
+        raise ValueError("is not a PNG image")
+    chunks = dict(_png_chunks(data))
+    head = chunks.get(b"IHDR", b"")
+    width, height = _PNG_SIZE.unpack_from(head) if len(head) == _IHDR_BYTES else (0, 0)
+    if not (width and height and b"IDAT" in chunks):
+        raise ValueError("is a PNG image without a picture in it")
+    return int(height)
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield kind and data of every chunk up to the last, IEND. Raises ValueError."""
+    at, kind = len(_PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        try:
+            length, kind = _PNG_CHUNK.unpack_from(data, at)
+            content = data[at + _PNG_CHUNK.size : at + _PNG_CHUNK.size + length]
+            (crc,) = _PNG_CRC.unpack_from(data, at + _PNG_CHUNK.size + length)
+        except struct.error:
+            raise ValueError("is a PNG image that ends too soon") from None
+        if zlib.crc32(kind + content) != crc:
+            raise ValueError("is a PNG image with changed bytes: a CRC is wrong")
+        yield kind, content
+        at += _PNG_CHUNK.size + length + _PNG_CRC.size
 
 
 def _is_packaging(name: str) -> bool:
@@ -178,7 +231,10 @@ def parse_spec(data: bytes) -> tuple[Spec, tuple[str, ...]]:
     known = {str(field.alias) for field in Spec.model_fields.values()}
     kept = {key: value for key, value in document.items() if key in known}
     kept["options"] = _options(document.get("options"))
-    return Spec.model_validate(kept), tuple(str(key) for key in document if key not in known)
+    spec = Spec.model_validate(kept)
+    # YAML knows numbers that JSON does not, or that no reader of bundle.json would take.
+    json.dumps(spec.model_dump(mode="python"), allow_nan=False)
+    return spec, tuple(str(key) for key in document if key not in known)
 
 
 def _options(value: object) -> list[object]:
@@ -187,6 +243,8 @@ def _options(value: object) -> list[object]:
         return []
     if not isinstance(value, list):
         raise ValueError("options is not a list")  # noqa: TRY004 - as above
+    if len(value) > MAX_OPTIONS:
+        raise ValueError(f"has {len(value)} options, more than {MAX_OPTIONS}")
     return [_option(entry) for entry in value]
 
 
@@ -235,8 +293,11 @@ def notebook_issues(data: bytes) -> list[str]:
 
     try:
         document = json.loads(data.decode())
-        if document["nbformat"] not in _NOTEBOOK_FORMATS:
-            return [f"is of notebook format {document['nbformat']!r}, and only {_NOTEBOOK_FORMATS} are known"]
+        version, minor = document["nbformat"], document["nbformat_minor"]
+        if type(version) is not int or version not in _NOTEBOOK_FORMATS:
+            return [f"is of notebook format {version!r}, and only {_NOTEBOOK_FORMATS} are known"]
+        if type(minor) is not int:
+            return [f"is not a notebook: nbformat_minor is {minor!r}"]
         _give_ids(document)
         validate(document)
     except Invalid as error:

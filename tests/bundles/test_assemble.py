@@ -109,3 +109,11 @@ def test_links_and_folders_are_not_wheels(tmp_path: Path) -> None:
     with pytest.raises(NotClosed) as caught:
         assemble(Requirement("a"), download, TARGET, {}, require_specs=True, pip_version="26.3")
     assert len(caught.value.also) == 1
+
+
+def test_warnings_stay_of_a_number(tmp_path: Path) -> None:
+    alone = {f"a/alone{number}.ipynb": b"" for number in range(300)}
+    build_wheel(tmp_path, "a", visualizations=["bars"], files=alone)
+    warnings = bundled(tmp_path, "a").warnings
+    assert len(warnings) == 201
+    assert warnings[-1] == "and 100 more"

@@ -110,11 +110,79 @@ def test_requires_python(tmp_path: Path, requires: str, fits: bool) -> None:  # 
         ({"members": [("c:evil", b"1")]}, "is not a plain relative path"),
         ({"members": [("a/line\nbreak", b"1")]}, "is not a plain relative path"),
         ({"members": [(link("a/link"), b"/etc/passwd")]}, "'a/link' is a link"),
+        ({"requires_python": f">={'1' * 5000}"}, "Requires-Python '>=1111"),
+        ({"requires": [f"b>={'1' * 5000}"]}, "Requires-Dist 'b>=1111"),
+        ({"requires": [f"b; {'(' * 1500}os_name == 'nt'{')' * 1500}"]}, 'Requires-Dist "b; ((('),
+        ({"requires": ["b"] * 80_000}, "METADATA has more than 1048576 characters before its description"),
+        ({"members": [("a/__init__.py/inner.py", b"1")]}, "'a/__init__.py' is a file and a folder"),
+        ({"members": [("a/__init__.py/", b"")]}, "'a/__init__.py' is there 2 times"),
+        ({"record": {"x" * 150_000: (record_hash(b""), "0")}}, "RECORD: field larger than field limit"),
         ({"compression": zipfile.ZIP_LZMA}, "compressed in a way that not every installer reads"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, options: dict[str, Any], expected: str) -> None:
     assert expected in _issues(build_wheel(tmp_path, "a", **options))
+
+
+def test_a_file_named_twice_in_record(tmp_path: Path) -> None:
+    """A reader that takes the first row would check what another, that takes the last, does not."""
+    file = build_wheel(tmp_path, "a", without=["RECORD"])
+    with zipfile.ZipFile(file, "a") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+        rows = [f"{name},{record_hash(data)},{len(data)}" for name, data in contents.items()]
+        rows += ["a-1.0.dist-info/RECORD,,", rows[0]]
+        archive.writestr("a-1.0.dist-info/RECORD", "\n".join([f"a/__init__.py,{record_hash(b'')},0", *rows]))
+    assert _issues(file) == "a/__init__.py is named in RECORD twice, and differently"
+
+
+@pytest.mark.parametrize("before", [b"#!/bin/sh\n", b""])
+@pytest.mark.parametrize("after", [b"PK", b""])
+def test_an_archive_inside_of_something_else(tmp_path: Path, before: bytes, after: bytes) -> None:
+    """pip finds an archive by its end, other installers by its beginning: they could see two different ones."""
+    file = build_wheel(tmp_path, "a")
+    file.write_bytes(before + file.read_bytes() + after)
+    if before or after:
+        assert "is not exactly one archive" in _issues(file)
+    else:
+        check_wheel(file, _origin(file), TARGET)
+
+
+def test_an_archive_with_a_comment_or_in_zip64_is_as_good(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a")
+    with zipfile.ZipFile(file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.comment = b"made by a test"
+        for name, data in contents.items():
+            with archive.open(name, "w", force_zip64=True) as member:
+                member.write(data)
+    check_wheel(file, _origin(file), TARGET)
+
+
+def test_messages_are_short_and_safe_to_print(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a", metadata=f"Name: \x1b[31m{'b' * 9000}\nVersion: 1\n".encode())
+    with pytest.raises(BrokenWheel) as caught:
+        check_wheel(file, _origin(file), TARGET)
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 1000
+    many = ".".join(f"x{number}" for number in range(18))
+    file = build_wheel(tmp_path, "a", tag=f"{many}-{many}-{many}")
+    with pytest.raises(WrongTarget) as wrong:
+        check_wheel(file, _origin(file), TARGET)
+    assert len(wrong.value.message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("lines", "licenses"),
+    [
+        ([f"License-Expression: {' AND '.join(['MIT'] * 20_000)}", "License: MIT"], ("MIT",)),
+        ([f"Classifier: License :: {number:03}" for number in range(500)], tuple(f"{n:03}" for n in range(20))),
+        ([f"Classifier: License :: {'x' * 5000}"], ("x" * 100,)),
+    ],
+)
+def test_licences_stay_of_a_size(tmp_path: Path, lines: list[str], licenses: tuple[str, ...]) -> None:
+    file = build_wheel(tmp_path, "a", metadata="\n".join(["Name: a", "Version: 1.0", *lines, "", ""]).encode())
+    assert check_wheel(file, _origin(file), TARGET).wheel.licenses == licenses
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")

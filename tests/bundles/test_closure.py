@@ -93,6 +93,18 @@ def test_markers_are_those_of_the_target_and_not_of_this_machine(tmp_path: Path)
     assert _closure(tmp_path, "a", [], TARGET).issues == ["b-1.0-py3-none-any.whl is not needed by anything"]
 
 
+def test_what_an_undeclared_extra_would_need_is_not_needed_as_with_pip(tmp_path: Path) -> None:
+    closure = _closure(tmp_path, "a[x]", [{"name": "a", "requires": ["b; extra == 'x'"]}])
+    assert closure.issues == []
+    assert closure.warnings == ["a-1.0-py3-none-any.whl has no extra 'x', asked for nevertheless"]
+
+
+@pytest.mark.parametrize("marker", ["'5' ~= os_name", "'x' in extras"])
+def test_a_marker_without_an_answer_is_an_issue(tmp_path: Path, marker: str) -> None:
+    [issue] = _closure(tmp_path, "a", [{"name": "a", "requires": [f"b; {marker}"]}]).issues
+    assert "cannot be evaluated" in issue
+
+
 def test_unknown_extra_is_a_warning_as_with_pip(tmp_path: Path) -> None:
     closure = _closure(tmp_path, "a[nope]", [{"name": "a"}])
     assert closure.issues == []

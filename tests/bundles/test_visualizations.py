@@ -58,6 +58,7 @@ def test_highest_image_wins_and_dense_ones_are_accepted(tmp_path: Path) -> None:
     found = _find(tmp_path, {"a/images/bars.100.png": png(height=300), "a/images/other.png": b"no height"})
     assert found.issues == ()
     assert found.visualizations[0].image == "images/a/bars.100.png"
+    assert found.warnings == ("a/images/bars.100.png is 300 pixels high, 3 times what its name says",)
 
 
 def test_packages_inside_packages_count_and_packaging_does_not(tmp_path: Path) -> None:
@@ -103,6 +104,18 @@ def test_package_without_specs_holds_nothing(tmp_path: Path) -> None:
         ("a/images/bars.30.png", b"\xff\xd8 a photograph " * 9, "a/images/bars.30.png is not a PNG image"),
         ("a/images/bars.30.png", b"", "a/images/bars.30.png is not a PNG image"),
         ("a/images/bars.30.png", png(height=31), "is 31 pixels high; its name says 30"),
+        ("a/images/bars.30.png", png(height=150), "is 150 pixels high; its name says 30, or up to 4 times that"),
+        ("a/images/bars.30.png", png(height=30)[:-1], "is a PNG image that ends too soon"),
+        ("a/images/bars.30.png", png(height=30)[:24], "is a PNG image that ends too soon"),
+        ("a/images/bars.30.png", png(height=30).replace(b"\0\0\0\x1e", b"\0\0\0\x1f"), "a CRC is wrong"),
+        ("a/images/bars.30.png", png(height=30, width=0), "without a picture in it"),
+        ("a/bars.ipynb", notebook(nbformat=4.0), "a/bars.ipynb is of notebook format 4.0"),
+        ("a/bars.ipynb", notebook(nbformat_minor=4.5), "a/bars.ipynb is not a notebook"),
+        ("a/specs/bars.yml", spec("bars", options=[{"top": {"valid": [float("inf")]}}]), "not JSON compliant"),
+        ("a/specs/bars.yml", spec("bars", additionalDataTables={"x": float("nan")}), "not JSON compliant"),
+        ("a/specs/bars.yml", spec("bars") + b"additionalDataTables: {x: 0x" + b"f" * 5000 + b"}\n", "4300 digits"),
+        ("a/specs/bars.yml", spec("bars", name="a\x1b[31m"), "name: not one line of text"),
+        ("a/specs/bars.yml", spec("bars", options=[{f"o{n}": {}} for n in range(201)]), "has 201 options"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_file(tmp_path: Path, path: str, data: bytes | None, expected: str) -> None:
@@ -142,7 +155,7 @@ def test_odd_things_are_warnings(tmp_path: Path) -> None:
     assert found.issues == ()
     assert sorted(found.warnings) == [
         "a/alone.ipynb has no spec",
-        "a/specs/bars.yml: colour is not known and not kept",
+        "a/specs/bars.yml: not known and not kept: colour",
         "a/specs/misspelt.yaml is ignored: a spec is called NAME.yml",
     ]
 
@@ -176,6 +189,22 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "a/specs/bars.yml is larger than 10 bytes",
         "a/bars.ipynb is larger than 10 bytes",
     }
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_SPECS", 1), ("MAX_ALL_BYTES", 500)])
+def test_all_together_are_bounded_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(visualizations, limit, value)
+    found = _find(tmp_path, {**visualization_files("a", ["pie"]), "a/bars.ipynb": b"{"})
+    assert found.visualizations == ()
+    [issue] = found.issues
+    assert f"more than {value}" in issue
+
+
+def test_unknown_keys_are_one_warning(tmp_path: Path) -> None:
+    [warning] = _find(tmp_path, {"a/specs/bars.yml": spec("bars", **{f"k{n}": 1 for n in range(999)})}).warnings
+    assert len(warning) < 300
 
 
 def test_yaml_that_would_grow_without_end_is_refused() -> None:
