@@ -91,7 +91,8 @@ def _lane(
         name = chance.choices(names, weights)[0]
         own = random.Random(chance.random())  # noqa: S311 - as above
         try:
-            figures.kills += acts[name][0](made, own)
+            killed = acts[name][0](made, own)
+            figures.kills += killed  # after the act: the other lane counts meanwhile
         except Exception as error:  # noqa: BLE001 - a fault that cannot be played is a finding like any other
             figures.wrong.append(f"{name} could not be played: {type(error).__name__}: {error}")
             say(figures.wrong[-1])
