@@ -6,7 +6,7 @@ The two versions behave the same: ``SharedTraffic`` for all workers of one Redis
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -95,6 +95,17 @@ class SharedTraffic:
         wish_ms = _ms(min(wish_seconds or 0, patience.longest_wish_seconds))
         with _translated():
             self._run("leave", index, slot, outcome, what, patience.failures, *pauses, wish_ms)
+
+
+def breakers(redis: Redis, prefix: str, indexes: Sequence[str]) -> list[Literal["closed", "open", "half_open"]]:
+    """Return the state of each index: asked, left alone, or being found out about. Raises ``TrafficUnavailable``."""
+    with _translated(), redis.pipeline(transaction=False) as pipe:
+        pipe.time()
+        for index in indexes:
+            pipe.hget(f"{prefix}:index:{index}", "until_ms")
+        (seconds, micros), *until = pipe.execute()
+    now_ms = seconds * 1000 + micros // 1000
+    return ["closed" if each is None else "open" if float(each) > now_ms else "half_open" for each in until]
 
 
 def _ms(seconds: float) -> int:

@@ -9,12 +9,13 @@ import structlog
 
 from config.settings import RetrySettings
 from jobs.errors import ErrorKind
-from jobs.models import Claim, FetchMessage, JobError, Timings
+from jobs.models import Claim, FetchMessage, JobError, PublishedBundle, Timings
 from jobs.queue import queue_for, queues_of
 from jobs.store import StatusStore, StatusUnavailable
 from worker.errors import Fenced, FetchError, Stopping
 from worker.fetch import Agent, Fetched, Steps, fetch
 from worker.heartbeat import Heartbeat
+from worker.measures import count_attempt
 from worker.memory import Recollections
 
 _ASK_AGAIN_SECONDS = 0.5
@@ -56,10 +57,24 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
             return
         _log.info("attempt_started", requirement=claim.spec.requirement)
         with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
-            finish = _Attempt(claim, queued_seconds, agent, lines, Steps(heartbeat)).run()
+            attempt = _Attempt(claim, queued_seconds, agent, lines, Steps(heartbeat))
+            end = attempt.run()
             # Still under the heartbeat: the lease must not run out while Redis cannot be told the result.
-            if _until_answered(finish, stopping) is False:
+            recorded = _until_answered(end.record, stopping)
+            if recorded is False:
                 _log.warning("attempt_fenced")
+        outcome = {True: end.outcome, False: "fenced", None: "unrecorded"}[recorded]
+        count_attempt(agent.meter, outcome, end.kind, attempt.timings(), end.bundle)
+
+
+@dataclass(frozen=True)
+class _End:
+    """How an attempt ended: in a word, and the call that records it, which is False when the attempt was fenced."""
+
+    outcome: str
+    record: Callable[[], bool]
+    kind: str = ""
+    bundle: PublishedBundle | None = None
 
 
 @dataclass(frozen=True)
@@ -74,19 +89,19 @@ class _Attempt:
     def status(self) -> StatusStore:
         return self.lines.status
 
-    def run(self) -> Callable[[], bool]:
-        """Run the fetch and return the call that records its end, which is False when the attempt was fenced."""
+    def run(self) -> _End:
+        """Run the fetch; what becomes of it is still to be recorded."""
         try:
             known = self.lines.recollections.recall(self.claim.spec, self.steps.heartbeat.check)
             if known is not None:
                 _log.info("attempt_unchanged", bundle=known.id, uri=known.uri)
-                return lambda: self.status.finish_unchanged(self.claim, known, self._timings())
+                return _End("unchanged", lambda: self.status.finish_unchanged(self.claim, known, self.timings()))
             fetched = fetch(self.claim.spec, self.agent, self.steps)
         except Fenced:
-            return lambda: False
+            return _End("fenced", lambda: False)
         except Stopping:
             _log.info("attempt_released")
-            return lambda: self.status.release(self.claim)
+            return _End("released", lambda: self.status.release(self.claim))
         except FetchError as error:
             return self._failure(error)
         except Exception:  # noqa: BLE001 - nothing may escape without the job's state saying so; the log has the rest
@@ -94,41 +109,45 @@ class _Attempt:
             return self._failure(FetchError(ErrorKind.INTERNAL, "An unknown error; the agent's log has the details."))
         return self._published(fetched)
 
-    def _published(self, fetched: Fetched) -> Callable[[], bool]:
+    def _published(self, fetched: Fetched) -> _End:
         bundle = fetched.bundle
         _log.info("attempt_published", bundle=bundle.id, uri=bundle.uri, uploaded_bytes=bundle.uploaded_bytes)
 
-        def finish() -> bool:
-            done = self.status.finish_published(self.claim, bundle, self._timings())
+        def record() -> bool:
+            done = self.status.finish_published(self.claim, bundle, self.timings())
             self.lines.recollections.remember(self.claim.spec, fetched)
             return done
 
-        return finish
+        return _End("published", record, bundle=bundle)
 
-    def _failure(self, error: FetchError) -> Callable[[], bool]:
+    def _failure(self, error: FetchError) -> _End:
         kind = error.kind
         told = JobError(kind=kind, retryable=kind.retryable, index=error.index, message=error.message)
         if not error.tried and kind.retryable:
             return self._postponed(error, told)
         if not self._worth_another(kind):
             _log.error("job_failed", kind=kind, message=error.message)
-            return lambda: self.status.finish_failed(self.claim, told, self._timings())
+            return _End("failed", lambda: self.status.finish_failed(self.claim, told, self.timings()), kind)
         backoff = backoff_seconds(self.agent.settings.retry, self.claim.tries)
-        delay_seconds = max(backoff, spread(error.again_in_seconds or 0))
+        delay_seconds = max(backoff, error.again_in_seconds or 0)
         _log.warning("attempt_failed", kind=kind, message=error.message, retry_in_seconds=round(delay_seconds, 1))
-        return lambda: self.status.finish_for_retry(self.claim, told, self._timings(), delay_seconds)
+        return _End(
+            "retried", lambda: self.status.finish_for_retry(self.claim, told, self.timings(), delay_seconds), kind
+        )
 
-    def _postponed(self, error: FetchError, told: JobError) -> Callable[[], bool]:
+    def _postponed(self, error: FetchError, told: JobError) -> _End:
         """Come back when the index may be asked again; spread, since all who wait would come at once."""
-        delay_seconds = spread(error.again_in_seconds or 0)
+        wait_seconds = error.again_in_seconds or 0
+        delay_seconds = wait_seconds + random.uniform(0, min(wait_seconds, _MAX_SPREAD_SECONDS))  # noqa: S311 - the same
         _log.warning("attempt_postponed", kind=error.kind, message=error.message, seconds=round(delay_seconds, 1))
-        return lambda: self.status.postpone(self.claim, told, delay_seconds)
+        return _End("postponed", lambda: self.status.postpone(self.claim, told, delay_seconds), error.kind)
 
     def _worth_another(self, kind: ErrorKind) -> bool:
         allowed = self.claim.spec.max_attempts
         return kind.retryable and self.claim.tries < min(allowed, kind.attempts or allowed)
 
-    def _timings(self) -> Timings:
+    def timings(self) -> Timings:
+        """Return how long the steps took so far."""
         return self.steps.timings(self.queued_seconds)
 
 

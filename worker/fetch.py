@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from packaging.requirements import Requirement
@@ -18,6 +18,7 @@ from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
 from config.settings import Settings, Target
 from jobs.errors import ErrorKind
+from jobs.metrics import Meter
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
 from worker.build import built_wheels, require_glibc
 from worker.environment import TaskDirectory, task_directory
@@ -44,6 +45,8 @@ class Agent:
     store: ObjectStore
     gateway: GatewayClient
     pip: PinnedPip
+    meter: Meter = field(default_factory=Meter)
+    """Counts what the process does."""
 
 
 @dataclass(frozen=True)
