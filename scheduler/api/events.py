@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from jobs.models import Job, JobState
 from jobs.store import StatusUnavailable, UnknownJob
@@ -72,18 +73,20 @@ async def listen(
     first = await run_in_threadpool(_look, given, batch)
     if first.finished and first.id == last_event_id:
         return Response(status_code=HTTPStatus.NO_CONTENT)  # which tells a browser to come no more
-    seat = request.app.state.seats.taken()
-    seat.__enter__()
-    events = _events(given, batch, last_event_id)
+    return _Listening(request.app.state.seats, _events(given, batch, last_event_id))
 
-    async def until_left() -> AsyncIterator[str]:
-        try:
-            async for event in events:
-                yield event
-        finally:
-            seat.__exit__(None, None, None)
 
-    return StreamingResponse(until_left(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+class _Listening(StreamingResponse):
+    """Streams events on one of the seats, for as long as the client is there."""
+
+    def __init__(self, seats: Seats, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._seats = seats
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; raises ``Refused`` when no seat is free."""
+        with self._seats.taken():
+            await super().__call__(scope, receive, send)
 
 
 class _Look:
