@@ -1,7 +1,6 @@
 """Indexes that others wrote, besides those of ``test_installers``: devpi with a login, and directories behind TLS."""
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,18 +63,17 @@ server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 """
 
-NGINX = """
-daemon off; master_process off; pid {place}/pid; error_log stderr;
-events {{}}
-http {{
-  access_log off; autoindex on; types {{ text/html html; }}
-  client_body_temp_path {place}/b; proxy_temp_path {place}/p; fastcgi_temp_path {place}/f;
-  uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;
-  server {{
-    listen 127.0.0.1:{port} ssl;
-    ssl_certificate {pem}; ssl_certificate_key {pem};
-    root {root};
-  }}
+CADDY = """
+{{
+  admin off
+  auto_https off
+  storage file_system {place}/caddy
+}}
+https://127.0.0.1:{port} {{
+  tls {pem} {pem}
+  root * {root}
+  encode gzip
+  file_server browse
 }}
 """
 
@@ -85,20 +83,15 @@ def serving(server: str, tree: Path, pem: Path, port: int) -> Iterator[None]:
     if server == "python":
         command = [sys.executable, "-c", PYTHON_SERVER, str(tree), str(pem), str(port)]
     else:
-        config = pem.parent / "nginx.conf"
-        config.write_text(NGINX.format(place=pem.parent, port=port, pem=pem, root=tree))
-        command = [server, "-c", str(config), "-p", str(pem.parent)]
+        config = pem.with_name("Caddyfile")
+        config.write_text(CADDY.format(place=pem.parent, port=port, pem=pem, root=tree))
+        caddy = str(Path(sys.executable).with_name("caddy"))
+        command = [caddy, "run", "--adapter", "caddyfile", "--config", str(config)]
     with running(*command, url=f"https://127.0.0.1:{port}/"):
         yield
 
 
-def servers() -> list[str]:
-    """Python's own server is everywhere; nginx is asked too where it is installed."""
-    nginx = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    return ["python", *([nginx] if nginx else [])]
-
-
-@pytest.mark.parametrize("server", servers())
+@pytest.mark.parametrize("server", ["python", "caddy"])
 def test_a_static_index_behind_tls(server: str, tree: Path, make_gateway: MakeGateway, tmp_path: Path) -> None:
     authority = trustme.CA()
     pem, bundle = tmp_path / "server.pem", tmp_path / "ca.pem"
