@@ -16,6 +16,7 @@ import structlog
 
 from config.logging import configure_logging
 from config.secrets import secret_values
+from jobs.metrics import Meter, meter_for
 from worker.gateway.cache import FileCache
 from worker.gateway.server import Application, Server
 from worker.gateway.shelf import Shelf
@@ -53,9 +54,9 @@ def _run(startup: Startup, parent_died: int) -> None:
         cache = FileCache(startup.cache.directory, startup.cache.max_size_bytes, startup.cache.page_ttl_seconds)
     except OSError as error:
         _refuse(f"The cache directory {startup.cache.directory} cannot be used: {error.strerror or error}")
-    with closing(cache):
+    with closing(cache), closing(_meter(startup)) as meter:
         try:
-            server = _server(startup, cache)
+            server = _server(startup, cache, meter)
         except TrustError as error:
             cache.close()
             _refuse(str(error))
@@ -101,10 +102,19 @@ def _set_up_logging(startup: Startup) -> None:
     warnings.simplefilter("ignore", pypi_simple.UnexpectedRepoVersionWarning)
 
 
-def _server(startup: Startup, cache: FileCache) -> Server:
+def _meter(startup: Startup) -> Meter:
+    if startup.redis is None or startup.agent is None:
+        return Meter()
+    meter = meter_for(startup.redis, startup.agent)
+    if startup.restarted:
+        meter.add("vizfetch_gateway_restarts")
+    return meter
+
+
+def _server(startup: Startup, cache: FileCache, meter: Meter) -> Server:
     known = traffic(startup.redis, startup.patience)
     upstreams = tuple(
-        Upstream(settings, ca_bundle=startup.ca_bundle, retries=startup.retries, traffic=known)
+        Upstream(settings, ca_bundle=startup.ca_bundle, retries=startup.retries, traffic=known, meter=meter)
         for settings in startup.indexes
     )
     shelf = Shelf(startup.cache.page_ttl_seconds, cache.pages)

@@ -176,6 +176,11 @@ class FileCache:
             finally:
                 content.close()
 
+    def has(self, upstream: Upstream, wanted: Wanted) -> bool:
+        """Tell whether a file is kept, as far as can be told without reading it."""
+        sha256 = wanted.sha256 or self._linked(self._link(upstream, wanted))
+        return sha256 is not None and self._path(sha256).exists()
+
     def close(self) -> None:
         """Remove this process's temporary files. Downloads under way fail."""
         shutil.rmtree(self._parts, ignore_errors=True)

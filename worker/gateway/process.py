@@ -52,6 +52,7 @@ class GatewayProcess:
         rules: Rules | None = None,
         redis: RedisSettings | None = None,
         patience: Patience | None = None,
+        agent: str | None = None,
         session_idle_seconds: float = 3600,
         environment: Mapping[str, str] | None = None,
     ) -> None:
@@ -59,7 +60,7 @@ class GatewayProcess:
 
         ``environment`` is this process's, of which the gateway gets a few harmless variables. ``ca_bundle`` is
         what ``worker.gateway.startup.ca_bundle`` finds there. Through ``redis`` the gateways of all workers know
-        which indexes are down.
+        which indexes are down; ``agent`` is the name under which there is counted what is asked of them.
         """
         self._indexes = indexes
         self._cache = cache
@@ -68,6 +69,7 @@ class GatewayProcess:
         self._rules = rules or Rules()
         self._redis = redis
         self._patience = patience or Patience()
+        self._agent = agent
         self._session_idle_seconds = session_idle_seconds
         self._environment = {name: value for name, value in (environment or {}).items() if name in _KEPT_VARIABLES}
         self._control_token = secrets.token_urlsafe(32)
@@ -180,6 +182,8 @@ class GatewayProcess:
             rules=self._rules,
             redis=self._redis,
             patience=self._patience,
+            agent=self._agent,
+            restarted=self._ready.is_set(),
             session_idle_seconds=self._session_idle_seconds,
         )
 

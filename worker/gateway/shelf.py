@@ -71,7 +71,10 @@ class Shelf:
         """Return a project's page, or None when the index does not have it. Raises UpstreamError."""
         key = _key(upstream, project)
         kept = self._fresh(key)
-        return kept.page if kept else self._flights.do(key, lambda: self._renew(key, upstream, project))
+        if kept is None:
+            return self._flights.do(key, lambda: self._renew(key, upstream, project))
+        upstream.count_cached("page")
+        return kept.page
 
     def forget(self, upstream: Upstream, project: str) -> None:
         """Have the page fetched anew next time: something on it turned out to be wrong."""
@@ -95,7 +98,9 @@ class Shelf:
             # A clock that was set back makes an age negative.
             if known is not None and 0 <= age_seconds < self._lifetime(known.head):
                 return self._remember(key, known, age_seconds)
+                upstream.count_cached("page")
             fetched = upstream.retrying(lambda: _ask(upstream, project, known))
+            upstream.count_missed("page")
             self._store(key, fetched)
             return self._remember(key, fetched, 0)
 

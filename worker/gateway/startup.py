@@ -53,6 +53,10 @@ class Startup(Model):
     rules: Rules = Rules()
     redis: RedisSettings | None = None
     """Where gateways tell each other how indexes fare; None: each goes by what it sees itself."""
+    agent: str | None = None
+    """Under whose name is counted; None: nothing is."""
+    restarted: bool = False
+    """Whether it takes the place of one that ended by itself."""
     session_idle_seconds: float = 3600
     threads: int = 40
 

@@ -107,6 +107,8 @@ class Task:
         self._served: dict[str, Served] = {}
         self._pending: dict[int, _Asked] = {}
         self._sent_bytes = 0
+        self._kept: dict[str, bool] = {}
+        """Whether a file was in the cache before this task asked for anything of it."""
         self.used_at = time.monotonic()
 
     def place(self, project: str) -> Place | None:
@@ -138,11 +140,15 @@ class Task:
         made = metadata and file.metadata is None
         wanted = _wanted(file, metadata=metadata and not made)
         fetch = self._cache.metadata if made else self._cache.open
+        if filename not in self._kept:
+            self._kept[filename] = self._cache.has(place.upstream, _wanted(file, metadata=False))
         try:
             with self._waiting(place.upstream, project, step, filename, wanted.url):
                 content: Content = fetch(place.upstream, wanted)
         except UpstreamError as error:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
+        if not metadata:
+            self._count_use(place.upstream, filename, content.size_bytes)
         return Delivery(self, project, place, file, content, step)
 
     def count(self, delivery: Delivery, size_bytes: int, *, last: bool) -> None:
@@ -153,6 +159,12 @@ class Task:
             self._sent_bytes += size_bytes
             if last:
                 self._served[delivery.file.filename] = _served(delivery)
+
+    def _count_use(self, upstream: Upstream, filename: str, size_bytes: int) -> None:
+        if self._kept[filename]:
+            upstream.count_cached("file", size_bytes)
+        else:
+            upstream.count_missed("file")
 
     def blame(self, upstream: Upstream, project: str, step: Step, file: IndexFile, error: UpstreamError) -> Incident:
         """Record that an index did not deliver a file, once however often it is noticed."""

@@ -28,6 +28,7 @@ import urllib3.exceptions
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
 from jobs.traffic import Outcome, Traffic
+from jobs.metrics import Meter
 from worker.gateway.addresses import is_local, origin, shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.startup import Retries
@@ -67,7 +68,8 @@ _T = TypeVar("_T")
 class Answer:
     """An index's answer with its headers read and its body still to come. Close it after use."""
 
-    def __init__(self, response: requests.Response, url: str) -> None:
+    def __init__(self, response: requests.Response, url: str, received: Callable[[int], None]) -> None:
+        """``received`` is told how many bytes came, at the end."""
         self._response = response
         self._error: UpstreamError | None = None
         self.turn: _Turn | None = None
@@ -75,6 +77,7 @@ class Answer:
         """Where the answer came from, after redirects."""
         self.status = response.status_code
         self.headers = response.headers
+        self._received = received
 
     @property
     def size_bytes(self) -> int | None:
@@ -113,6 +116,7 @@ class Answer:
 
 
 @dataclass
+            self._received(self._response.raw.tell())
 class _Turn:
     """A request's place among those that are on their way to an index."""
 
@@ -155,8 +159,10 @@ class Upstream:
         self._traffic = traffic
         self.name = settings.name
         self._retries = retries
+        meter: Meter | None = None,
         self._base = shown(settings.url).rstrip("/")
         self._origin = origin(settings.url)
+        self.meter = meter or Meter()
         self._authorization = _authorization(settings)
         self._http = self._session(tls_context(skip_ssl=settings.skip_ssl, ca_bundle=ca_bundle))
         if settings.skip_ssl:
@@ -202,7 +208,7 @@ class Upstream:
     def _turn(self, url: str) -> "_Turn | None":
         if self._traffic is None:
             return None
-        turn = _Turn(self._traffic, self._traffic_name(), self._retries.max_retry_after_seconds)
+        turn = _Turn(self._traffic, traffic_name(self.settings), self._retries.max_retry_after_seconds)
         once = self.settings.connect_timeout_seconds + self.settings.read_timeout_seconds
         while True:
             permit = self._traffic.enter(
@@ -216,12 +222,6 @@ class Upstream:
             if permit.state == "down":
                 raise _down(url, permit.what, permit.wait_seconds)
             time.sleep(random.uniform(*_FULL_PAUSE_SECONDS))  # noqa: S311 - spreads load, guards nothing
-
-    def _traffic_name(self) -> str:
-        """Name the index for all workers, whatever its number is in their settings. Holds no secret."""
-        proxy = self.settings.proxy
-        way = "" if proxy is None else f"{proxy.host}:{proxy.port}"
-        return hashlib.sha256(f"{self._base} {way}".encode()).hexdigest()[:16]
 
     def _follow(self, url: str, headers: Mapping[str, str]) -> Answer:
         own = True
@@ -288,7 +288,7 @@ class Upstream:
         sent = dict(headers)
         if own and self._authorization is not None:
             sent["Authorization"] = self._authorization
-        with _translated(url, in_body=False):
+        with self._measured(), _translated(url, in_body=False):
             response = self._http.get(
                 url,
                 headers=sent,
@@ -297,7 +297,32 @@ class Upstream:
                 allow_redirects=False,
                 stream=True,
             )
-        return Answer(response, url)
+        self.meter.add("vizfetch_index_requests", index=self.name, status=str(response.status_code))
+        return Answer(response, url, self._count_bytes)
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Count a request that gets no answer, and measure how long one takes that does."""
+        begin = time.monotonic()
+        try:
+            yield
+        except UpstreamError as error:
+            self.meter.add("vizfetch_index_requests", index=self.name, status=error.kind)
+            raise
+        self.meter.observe("vizfetch_index_answer_seconds", time.monotonic() - begin, index=self.name)
+
+    def count_cached(self, what: str, size_bytes: int = 0) -> None:
+        """Count that a ``page`` or ``file`` need not be asked for."""
+        self.meter.add("vizfetch_cache_requests", what=what, result="hit")
+        if size_bytes:
+            self.meter.add("vizfetch_cache_saved_bytes", size_bytes)
+
+    def count_missed(self, what: str) -> None:
+        """Count that one has to be."""
+        self.meter.add("vizfetch_cache_requests", what=what, result="miss")
+
+    def _count_bytes(self, size_bytes: int) -> None:
+        self.meter.add("vizfetch_index_downloaded_bytes", size_bytes, index=self.name)
 
     def _check(self, url: str) -> None:
         """Refuse to be led to other schemes, from TLS to none, or to this machine."""
@@ -342,6 +367,24 @@ def _authorization(settings: IndexSettings) -> str | None:
 
 
 def _usable(answer: Answer, headers: Mapping[str, str]) -> Answer:
+class _Session(requests.Session):
+    """Leaves redirects alone. requests prepares the next step of one that it is told not to follow.
+
+    For that it reads the whole body, of whatever size, and raises errors of its own for what is not a URL.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Say of every answer that it does not redirect."""
+
+
+def traffic_name(settings: IndexSettings) -> str:
+    """Name the index for all workers, whatever its number is in their settings. Holds no secret."""
+    proxy = settings.proxy
+    way = "" if proxy is None else f"{proxy.host}:{proxy.port}"
+    base = shown(settings.url).rstrip("/")
+    return hashlib.sha256(f"{base} {way}".encode()).hexdigest()[:16]
+
+
     """Let answers pass that a caller can act upon; turn the others into errors."""
     status = answer.status
     ranged = "Range" in headers
