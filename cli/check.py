@@ -35,14 +35,15 @@ def check(context: typer.Context, config: ConfigFile = None, as_json: AsJson = F
 
 
 def _findings(called: Invocation, config: Path | None) -> "tuple[Finding, ...]":
-    """Look at everything that can be looked at: without settings nobody knows whom to ask."""
+    """Look at everything that can be looked at: with wrong settings the machine, but nobody else."""
     from worker.connectivity import asking
     from worker.contract import examine
 
     try:
         reading = called.reading(config)
     except SettingsError as error:
-        return tuple(map(_of_problem, error.problems))
+        machine = examine(error.machine) if error.machine else ()
+        return (*map(_of_problem, error.problems), *machine)
     settings, environment = reading.settings, called.environment
     # In this order: the store is asked by a fork, and a spinner is a thread.
     with (

@@ -59,13 +59,14 @@ def _migrate(reading: "Reading", *, show_secrets: bool, as_json: bool) -> None:
     """Print the file. As JSON, which is YAML too, it has no comments: what they say goes to standard error."""
     import yaml
 
+    from config.migration import as_json as to_json
     from config.migration import migrate
 
     text = migrate(reading.settings, reading.effective, show_secrets=show_secrets)
     if not as_json:
         sys.stdout.write(text)
         return
-    print_json(yaml.safe_load(text) or {})
+    sys.stdout.write(to_json(yaml.safe_load(text) or {}))
     sys.stderr.writelines(f"{line.removeprefix('# ')}\n" for line in text.splitlines() if line.startswith("# "))
 
 

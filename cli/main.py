@@ -2,23 +2,71 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 from cli import agents, batches, cache, check, configuration, fetch, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
 from config.entries import is_setting
 
+
+class _Commands(TyperGroup):
+    """The commands. What is wrong with the agent's arguments is said before what that does to the command line."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as typer's
+        """Read what stands before the command."""
+        with _settings_first(options["obj"]):
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as typer's
+        """Run the command."""
+        with _settings_first(ctx.obj):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _settings_first(called: Invocation) -> Iterator[None]:
+    from config.sources import require_values
+
+    try:
+        yield
+    except TyperException:
+        # Its message may repeat a word, which is a secret when it stands apart from its name.
+        require_values(called.arguments)
+        raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="vizfetch",
-    help="Fetches visualization packages with everything they need, and publishes them as wheel bundles.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vizfetch {metadata.version('vizfetch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Fetch visualization packages with everything they need, and publish them as wheel bundles."""
+
+
 app.command()(fetch.fetch)
 app.command()(check.check)
 app.command()(configuration.config)
@@ -42,7 +90,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the command line and return the exit code. No exception reaches the user as a traceback."""
     from config.sources import split_arguments
 
-    ours, rest = split_arguments(arguments)
+    ours, rest = split_arguments(arguments, _command_names())
     try:
         app(args=list(rest), obj=Invocation(tuple(ours), environment), prog_name="vizfetch")
     except SystemExit as exit_:
@@ -52,13 +100,28 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     return 0
 
 
+def _command_names() -> frozenset[str]:
+    found = (command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands)
+    return frozenset(found)
+
+
 def run() -> NoReturn:
     """Entry point of the installed command.
 
     The settings are taken out of the process's environment once they are read: what is started, such as the embedded
     Valkey, must not inherit secrets, since it shows its environment to others of the same user.
     """
-    environment = dict(os.environ)
+    environment = {name: _as_utf_8(value) for name, value in os.environ.items()}
     for name in filter(is_setting, environment):
         del os.environ[name]
-    sys.exit(main(sys.argv[1:], environment))
+    if sys.stdout.encoding == _ASCII:
+        sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # it is what Python opened
+    sys.exit(main([_as_utf_8(argument) for argument in sys.argv[1:]], environment))
+
+
+_ASCII = "ascii"
+
+
+def _as_utf_8(text: str) -> str:
+    """Read what the system gave as UTF-8, also in a locale that knows ASCII only: a password is what it is."""
+    return os.fsencode(text).decode("utf-8", "surrogateescape")

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from config import kinds
 from config.entries import Entry
 from config.names import Generation
 from config.problems import Problem
@@ -77,9 +77,19 @@ def _contradictions(entries: Sequence[Entry]) -> Iterable[Problem]:
     for entry in entries:
         key = ((entry.match.setting.field, entry.match.index), entry.source.rank)
         first = seen.setdefault(key, entry)
-        if (first.value, first.match.file) != (entry.value, entry.match.file):
+        if first is not entry and _meaning(first) != _meaning(entry):
             place = "" if first.line is None else f" in line {first.line}"
             yield entry.problem(f"set a second time, with another value than {first.written}{place}; keep one of them")
+
+
+def _meaning(entry: Entry) -> object:
+    """Return what two spellings of one value have in common; of what cannot be read, the text."""
+    if not entry.value.strip():
+        return None
+    try:
+        return (_value(entry),)
+    except ValueError:
+        return (entry.value, entry.match.file)
 
 
 def _value(entry: Entry) -> Any:  # noqa: ANN401 - as many types as there are kinds
@@ -95,12 +105,12 @@ def _file_content(path: str) -> str:
     The path stays out of the messages: the secret itself may have been written there by mistake.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with kinds.directory(path).open("rb") as stream:
             content = stream.read(MAX_SECRET_BYTES + 1)
-        text = content.decode().rstrip("\r\n")
+        text = content.decode("utf-8-sig").rstrip("\r\n")  # some editors begin a file with a byte order mark
     except UnicodeDecodeError:
         raise ValueError("names a file that is not UTF-8 text; write the secret to it as text") from None
-    except (OSError, ValueError):  # ValueError: a NUL character in the path
+    except (OSError, ValueError):  # ValueError: a control character in the path
         raise ValueError("names a file that cannot be read; check that it exists and its permissions") from None
     if not text or len(content) > MAX_SECRET_BYTES:
         raise ValueError("names a file that is empty or too large to be a secret; check what was written to it")

@@ -6,15 +6,23 @@ from dataclasses import dataclass, field, replace
 
 from config.names import (
     BY_FIELD,
+    CONFIG_VARIABLE,
+    OURS,
+    SETTINGS,
     TMPDIR_PROPERTY,
     TMPDIR_VARIABLE,
+    Generation,
     Match,
     Style,
+    begins_like_ours,
     covering,
+    is_group,
     is_ours,
     match_dotted,
     match_variable,
     nearest,
+    similar,
+    with_smaller_numbers,
 )
 from config.problems import Problem
 from config.secrets import MASK, SHORTEST_MASKED
@@ -53,6 +61,8 @@ class Written:
     value: str | None = field(repr=False)
     """None when the name has no value at all."""
     line: int | None = None
+    misplaced: bool = False
+    """Whether it is written as no source has it, such as a variable among the arguments."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +81,39 @@ class Entry:
 
 
 def is_argument(argument: str) -> bool:
-    """Whether a command-line argument has the agent's form and is for us to read."""
+    """Whether a command-line argument has the agent's form and is for us to read, or was meant to."""
+    return _has_form(argument) or _is_misplaced(argument)
+
+
+def _has_form(argument: str) -> bool:
     return bool(re.match(rf"(--|-D)moderne\.|-D{re.escape(TMPDIR_PROPERTY)}=", argument, re.IGNORECASE))
+
+
+def _is_misplaced(argument: str) -> bool:
+    """Whether an argument looks like a setting in a form that arguments do not have.
+
+    A requirement is none: ``moderne_visualizations_misc==2.0`` has no ``agent`` in it.
+    """
+    found = _MISPLACED.match(argument)
+    return bool(found and is_ours(found[1], for_certain=True))
+
+
+_MISPLACED = re.compile(r"(?:-{1,2}|-D)?([a-z][\w.\[\]-]*)(?:=(?!=)|[^\w.\[\]=-]|$)", re.IGNORECASE)
 
 
 def is_setting(variable: str) -> bool:
     """Whether an environment variable may belong to the platform, and so hold a secret of its."""
-    return variable[:7].upper() == "MODERNE"
+    return begins_like_ours(variable)
 
 
 def from_arguments(arguments: Iterable[str]) -> Iterator[Written]:
     """Read ``--name=value`` and ``-Dname=value``; other arguments are left alone."""
     for argument in filter(is_argument, arguments):
         written, equals, value = argument.partition("=")
-        source = ARGUMENTS if argument.startswith("--") else SYSTEM_PROPERTIES
-        yield Written(source, written, written[2:], value if equals else None)
+        source = SYSTEM_PROPERTIES if argument.startswith("-D") else ARGUMENTS
+        misplaced = not _has_form(argument)
+        name = re.sub("^(-D|-{0,2})", "", written)
+        yield Written(source, written, name, value if equals else None, misplaced=misplaced)
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[Written]:
@@ -95,6 +123,8 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Written]:
             yield Written(ENVIRONMENT, name, name, value)
         elif name == TMPDIR_VARIABLE:
             yield Written(SYSTEM, name, name, value)
+        elif name != CONFIG_VARIABLE and name.upper().startswith(_OWN_VARIABLES):
+            yield Written(ENVIRONMENT, name, name, value)
 
 
 def understand(found: Sequence[Written]) -> tuple[list[Entry], list[Problem]]:
@@ -103,10 +133,10 @@ def understand(found: Sequence[Written]) -> tuple[list[Entry], list[Problem]]:
     problems: list[Problem] = []
     for item in found:
         match = _match(item)
-        if match and item.value is not None:
+        if match and item.value is not None and not item.misplaced:
             entries.append(Entry(item.source, shown(item.written), item.value, match, item.line))
-        elif match or (is_ours(item.name) and not _is_service_link(item)):
-            problems.append(Problem(item.source.label, *_complaint(item, match), item.line))
+        elif complaint := _complaint(item, match):
+            problems.append(Problem(item.source.label, *complaint, item.line))
     secrets = [entry.value for entry in entries if entry.match.setting.secret]
     return entries, [_without(secrets, problem) for problem in problems]
 
@@ -119,6 +149,29 @@ def shown(name: str) -> str:
     head = re.match(r"[\w.\[\]-]{0,200}", name)
     kept = head[0] if head else ""
     return kept if kept == name else f"{kept}…"
+
+
+def _shown_unknown(item: Written) -> str:
+    """Return a name that nobody knows as it may be repeated: without what may be a value that is glued to it."""
+    name = item.written
+    if found := _SECRET_NAME.search(name):
+        name = name[: found.end()]
+    if item.value is None:  # all that is known for certain is the group
+        ends = [found.end() for found in re.finditer(r"[.\]]", name)]
+        start = len(item.written) - len(item.name)
+        groups = [end for end in ends if is_group(name[start:end].rstrip("."))]
+        name = name[: max(groups, default=len(name))] if not _SECRET_NAME.search(name) else name
+    return shown(name) if name == item.written else f"{shown(name).rstrip('…')}…"
+
+
+_SECRET_NAME = re.compile(
+    "|".join(
+        re.sub(r"(?<!^)([A-Z])", r"[-_]?\1", setting.name.rpartition(".")[2]).replace("url", "redis[._]url")
+        for setting in SETTINGS
+        if setting.secret
+    ),
+    re.IGNORECASE,
+)
 
 
 def _is_service_link(item: Written) -> bool:
@@ -152,13 +205,49 @@ def _match(item: Written) -> Match | None:
     return match_dotted(item.name)
 
 
-def _complaint(item: Written, match: Match | None) -> tuple[str, str]:
-    cover = covering(item.name)
-    if cover:
+def _complaint(item: Written, match: Match | None) -> tuple[str, str] | None:
+    """Return a name as it may be repeated and what is wrong with it; None when it is no concern of ours."""
+    in_file = item.source.style is Style.FILE
+    if item.misplaced:
+        known = match or match_variable(item.name)
+        name = _spelled(known, Style.ARGUMENT) if known else nearest(item.name, Style.ARGUMENT)
+        return _shown_unknown(item), f"is not how an argument is written; write {name}=value"
+    if match:
+        list_or_group = "takes one value; a list or a group stands here"
+        no_value = "has no value; write name=value, without a space"
+        return shown(item.written), list_or_group if in_file else no_value
+    if is_group(item.name) and (in_file or (item.source is not ENVIRONMENT and not is_ours(item.name))):
+        return shown(item.written), "is a group of settings; write their names below it, not a value or a list"
+    if item.source is ENVIRONMENT and item.name.upper().startswith(_OWN_VARIABLES):
+        return _complaint_about_own(item)
+    return _complaint_about_unknown(item) if is_ours(item.name) and not _is_service_link(item) else None
+
+
+def _complaint_about_unknown(item: Written) -> tuple[str, str]:
+    if cover := covering(item.name):
         kept = item.written[: len(item.written) - len(item.name) + len(cover)]
         return shown(kept), "takes one value; nothing can stand below it"
-    if not match:
-        return shown(item.written), f"no such setting; did you mean {nearest(item.name, item.source.style)}?"
-    if item.source.style is Style.FILE:
-        return shown(item.written), "takes one value; a list or a group stands here"
-    return shown(item.written), "has no value; write name=value, without a space"
+    suggestion = nearest(item.name, item.source.style)
+    smaller = with_smaller_numbers(item.name)
+    if smaller != item.name and (match_variable(smaller) or match_dotted(smaller)):
+        return shown(item.written), f"the number is too large; number the indexes from 0 without gaps: {suggestion}"
+    return _shown_unknown(item), f"no such setting; did you mean {suggestion}?"
+
+
+def _complaint_about_own(item: Written) -> tuple[str, str] | None:
+    """Tell of a variable that was meant for us: others, such as an image's version, are no concern of ours."""
+    if similar(item.name.upper(), CONFIG_VARIABLE):
+        return _shown_unknown(item), f"no such variable; did you mean {CONFIG_VARIABLE}?"
+    leaf = item.name[len(_OWN_VARIABLES) :]
+    for prefix in (f"{OURS}.", "moderne.agent."):
+        if not _is_service_link(item) and (match := match_variable(re.sub("[.]", "_", prefix).upper() + leaf)):
+            return _shown_unknown(item), f"no such variable; did you mean {_spelled(match, Style.ENVIRONMENT)}?"
+    return None
+
+
+def _spelled(match: Match, style: Style) -> str:
+    index = match.index if match.setting.indexed else None
+    return match.setting.spelled(style, index, match.generation or Generation.AGENT)
+
+
+_OWN_VARIABLES = "VIZFETCH_"

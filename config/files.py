@@ -90,6 +90,8 @@ class _Walk:
         elif match:
             names = match.setting.field == "sdists" and _is_list_of_scalars(node)
             yield self._written(name, ",".join(item.value for item in node.value) if names else None, node)
+        elif isinstance(node, yaml.SequenceNode) and is_group(name) and not is_group(f"{name}[0]"):
+            yield self._written(name, None, node)
         elif isinstance(node, yaml.SequenceNode):
             for number, item in enumerate(node.value):
                 yield from self._node(item, f"{name}[{number}]", depth + 1)

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from config import redis_url as redis_urls
 from config.durations import format_duration, parse_duration
 from config.sizes import format_size, parse_size
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
+"""What Python makes of bytes that are no text in the process's encoding (PEP 383)."""
 _HOST = re.compile(
     r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*\.?", re.IGNORECASE
 )
 _PROJECT = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.IGNORECASE)
+_LAST_PORT = 65535
 _ARCHITECTURES = {"x86_64": "x86_64", "x86-64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -36,6 +40,8 @@ class Kind:
     """Text to value; raises :class:`ValueError`. Repeating it on written text gives the same value."""
     write: Callable[[Any], str] = str
     """Value to text that ``parse`` reads back."""
+    native: bool = False
+    """Whether YAML knows such values, so that they need not be written as text."""
 
 
 def boolean(text: str) -> bool:
@@ -50,6 +56,8 @@ def line(text: str) -> str:
     """Check that text has no control characters: it may enter a header, a log line or a Redis key."""
     if _CONTROL.search(text):
         raise ValueError("holds a line break or another control character; remove it")
+    if _NO_TEXT.search(text):
+        raise ValueError("holds bytes that are not UTF-8 text; write it in UTF-8")
     return text
 
 
@@ -78,12 +86,37 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def some_time(text: str) -> float:
-    """Read a duration above zero, in seconds."""
-    seconds = parse_duration(text)
-    if seconds <= 0:
-        raise ValueError("must be longer than zero; write for example 30s")
-    return seconds
+def between(low: str, high: str) -> Callable[[str], float]:
+    """Return a reader of durations, in seconds, within bounds, both included."""
+    shortest, longest = parse_duration(low), parse_duration(high)
+
+    def parse(text: str) -> float:
+        seconds = parse_duration(text)
+        if seconds <= 0 < shortest:
+            raise ValueError("must be longer than zero; write for example 30s")
+        if not shortest <= seconds <= longest:
+            raise ValueError(f"must be from {low} to {high}")
+        return seconds
+
+    return parse
+
+
+def duration(low: str, high: str) -> "Kind":
+    """Return the kind of durations within bounds."""
+    return Kind(f"duration, {low} to {high}", between(low, high), format_duration)
+
+
+def count(low: int, high: int) -> "Kind":
+    """Return the kind of whole numbers within bounds."""
+    return Kind(f"number, {low} to {high}", whole(low, high), native=True)
+
+
+def some_space(text: str) -> int:
+    """Read a size, in bytes, that has room for the pages of one package at least."""
+    size_bytes = parse_size(text)
+    if size_bytes < parse_size("1MiB"):
+        raise ValueError("must be at least 1MiB; write for example 10GiB")
+    return size_bytes
 
 
 def host(text: str) -> str:
@@ -105,12 +138,21 @@ def host(text: str) -> str:
 
 def http_url(text: str) -> str:
     """Check an address that requests can be sent to: http or https, and nothing secret inside."""
+    return _http_url(text, "username and password")
+
+
+def endpoint_url(text: str) -> str:
+    """Check the address of an S3 service, which has other credentials than an index."""
+    return _http_url(text, "accessKey and secretKey")
+
+
+def _http_url(text: str, credentials: str) -> str:
     parts = _split(text)
     if parts.scheme not in {"http", "https"}:
         raise ValueError("must begin with https:// or http://")
     _require_host(parts)
     if "@" in parts.netloc:
-        raise ValueError("must not hold credentials; remove them and set username and password")
+        raise ValueError(f"must not hold credentials; remove them and set {credentials}")
     if parts.query or parts.fragment:
         raise ValueError("must end with its path; remove what follows '?' or '#'")
     return text
@@ -128,10 +170,11 @@ def redis_url(text: str) -> str:
     if text.startswith(("sentinel:", "sentinels:")):
         return _sentinel_url(text)
     parts = _split(text)
-    if parts.scheme not in {"redis", "rediss", "unix"}:
+    if not text.startswith(("redis:", "rediss:", "unix:")):  # clients know these in lower case only
         raise ValueError("must begin with redis:// or rediss://")
     if parts.fragment:
         raise ValueError("must not hold '#'; percent-encode it as %23")
+    redis_urls.check_options(parts)
     if parts.scheme == "unix":
         return text
     _require_host(parts)
@@ -146,12 +189,15 @@ def _sentinel_url(text: str) -> str:
     found = re.fullmatch(r"sentinels?://([^@/?#]*@)?([^@/?#]+)/[^/?#]+(/[0-9]{1,9})?(\?[^#]*)?", text)
     if not found or not all(_is_host_and_port(place) for place in found[2].split(",")):
         raise ValueError("must look like sentinel://user:password@host:26379,host:26379/service/0")
+    redis_urls.check_options(urlsplit(text))
     return text
 
 
 def _is_host_and_port(text: str) -> bool:
-    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?", text)
-    return bool(found and (found[1].startswith("[") or _HOST.fullmatch(found[1])))
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::([0-9]{1,5}))?", text)
+    if not found or not 1 <= int(found[2] or 1) <= _LAST_PORT:
+        return False
+    return found[1].startswith("[") or bool(_HOST.fullmatch(found[1]))
 
 
 def storage_uri(text: str) -> str:
@@ -235,9 +281,11 @@ def _split(text: str) -> SplitResult:
         raise ValueError("holds a space; write it as %20")
     try:
         parts = urlsplit(text)
-        _ = parts.port  # computed on access; raises for anything but a port
+        port = parts.port  # computed on access; raises for anything but a port
     except ValueError:  # its message repeats the value
         raise ValueError("not a URL; check host and port") from None
+    if port == 0:
+        raise ValueError("holds the port 0, where nothing can listen; write the service's own")
     return parts
 
 
@@ -255,19 +303,18 @@ def _write_sdists(value: str | tuple[str, ...]) -> str:
     return value if isinstance(value, str) else ",".join(value)
 
 
-BOOLEAN = Kind("true or false", boolean, _write_boolean)
+BOOLEAN = Kind("true or false", boolean, _write_boolean, native=True)
 TEXT = Kind("text", line)
 USERNAME = Kind("text", username)
 TOKEN = Kind("text", bearer_token)
-PORT = Kind("port", whole(1, 65535))
-PORT_OR_NONE = Kind("port, or 0", whole(0, 65535))
-DATABASE = Kind("number", whole(0, 9999))
-COUNT = Kind("number", whole(1, 1000))
-TIMEOUT = Kind("duration", some_time, format_duration)
-DURATION = Kind("duration", parse_duration, format_duration)
+PORT = Kind("port", whole(1, _LAST_PORT), native=True)
+PORT_OR_NONE = Kind("port, or 0", whole(0, _LAST_PORT), native=True)
+DATABASE = Kind("number", whole(0, 9999), native=True)
 SIZE = Kind("size", parse_size, format_size)
+CACHE_SIZE = Kind("size, from 1MiB", some_space, format_size)
 HOST = Kind("host", host)
 HTTP_URL = Kind("URL", http_url)
+ENDPOINT_URL = Kind("URL", endpoint_url)
 REDIS_URL = Kind("URL", redis_url)
 KEY_PREFIX = Kind("text", key_prefix)
 STORAGE_URI = Kind("URI", storage_uri)

@@ -4,6 +4,8 @@ The Connector never adds the public index, so the public index becomes one that 
 ``useOnlyConfigured`` disappears: the indexes and their order stay the same.
 """
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ from typing import Any
 import yaml
 from pydantic import SecretStr
 
-from config import kinds
 from config.names import BY_FIELD, SETTINGS, TMPDIR_VARIABLE, Generation, Setting, Style, match_dotted
 from config.redis_url import to_parts
 from config.rules import REDIS_PARTS
@@ -19,7 +20,6 @@ from config.secrets import mask_url
 from config.settings import IndexSettings, Settings
 from config.sources import DEFAULT_SOURCE, Effective
 
-_NATIVE = {kinds.BOOLEAN, kinds.PORT, kinds.DATABASE, kinds.COUNT}
 _OF_THE_PROCESS = {"nickname", "temporary_directory", "cache.directory"}
 
 _Place = tuple[str, int | None]
@@ -34,6 +34,24 @@ def migrate(settings: Settings, trace: Sequence[Effective] = (), *, show_secrets
     only with ``show_secrets``; without, the head of the file lists the environment variables to set in their place.
     """
     return _Migration(settings, trace, show_secrets=show_secrets).text()
+
+
+def as_json(document: object) -> str:
+    """Write a document as JSON that YAML reads alike: with escapes for what only JSON takes as it stands."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, but text with Unicode's own line breaks is escaped: read back they would be others, or spaces."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 class _Migration:
@@ -58,7 +76,8 @@ class _Migration:
         tree: dict[str, Any] = {}
         for name, value in [*self._index_lines(), *self._other_lines()]:
             _put(tree, name, value)
-        body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=10_000) if tree else ""
+        options: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 10_000}
+        body = yaml.dump(tree, Dumper=_Dumper, **options) if tree else ""
         return self._head() + body
 
     def _head(self) -> str:
@@ -111,7 +130,7 @@ class _Migration:
         elif setting.secret and not self._show_secrets:
             self._hidden.append(setting.spelled(Style.ENVIRONMENT, index, Generation.CONNECTOR))
         else:
-            yield name, text if setting.kind in _NATIVE else setting.kind.write(text)
+            yield name, text if setting.kind.native else setting.kind.write(text)
 
 
 def _value(owner: Settings | IndexSettings, field: str) -> Any:  # noqa: ANN401 - as many types as there are kinds

@@ -104,6 +104,10 @@ def _own(
     return Setting(f"{OURS}.{leaf}", field, kind, default, meaning, secret, default_note)
 
 
+_LIMIT = kinds.duration("10ms", "365d")
+"""For an index, which may be asked by a worker far away; less than the lower bound never sufficed for anybody."""
+_PAUSE = kinds.duration("0s", "1d")
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "moderne.agent.nickname",
@@ -128,10 +132,13 @@ SETTINGS: tuple[Setting, ...] = (
     _index("skipValidateConnectivity", kinds.BOOLEAN, "false", "Do not ask the index for anything at start."),
     _index("proxy.host", kinds.HOST, "", "HTTP proxy for this index alone; together with its port."),
     _index("proxy.port", kinds.PORT, "", "The proxy's port."),
-    _index("connectTimeout", kinds.TIMEOUT, "30s", "Until the connection stands and the first data is received."),
-    _index("readTimeout", kinds.TIMEOUT, "60s", "For reading the response body."),
+    _index("connectTimeout", _LIMIT, "30s", "Until the connection stands and the first data is received."),
+    _index("readTimeout", _LIMIT, "60s", "For reading the response body."),
     _index(
-        "maxConnections", kinds.COUNT, "", "Requests to the index at once, of all workers together; empty: no limit."
+        "maxConnections",
+        kinds.count(1, 1000),
+        "",
+        "Requests to the index at once, of all workers together; empty: no limit.",
     ),
     _own(
         "redis.url",
@@ -161,7 +168,7 @@ SETTINGS: tuple[Setting, ...] = (
         "file:///var/lib/vizfetch/bundles",
         "Where bundles are published: file:///directory or s3://bucket/prefix.",
     ),
-    _own("storage.endpointUrl", "storage.endpoint_url", kinds.HTTP_URL, "", "An S3 service that is not Amazon's."),
+    _own("storage.endpointUrl", "storage.endpoint_url", kinds.ENDPOINT_URL, "", "An S3 service that is not Amazon's."),
     _own("storage.region", "storage.region", kinds.TEXT, "", "The bucket's region."),
     _own(
         "storage.accessKey",
@@ -187,7 +194,7 @@ SETTINGS: tuple[Setting, ...] = (
     _own(
         "minPackageAge",
         "min_package_age_seconds",
-        kinds.DURATION,
+        kinds.duration("0s", "365d"),
         "0s",
         "Files uploaded more recently than this are invisible, for example 3d; 0s: all are visible.",
     ),
@@ -222,17 +229,39 @@ SETTINGS: tuple[Setting, ...] = (
         "The gateway's cache, shared by all tasks of this user's workers.",
         default_note="`$XDG_CACHE_HOME/vizfetch`, else `~/.cache/vizfetch`",
     ),
-    _own("cache.maxSize", "cache.max_size_bytes", kinds.SIZE, "10GiB", "How large the cache may grow."),
+    _own("cache.maxSize", "cache.max_size_bytes", kinds.CACHE_SIZE, "10GiB", "How large the cache may grow."),
     _own(
-        "cache.pageTtl", "cache.page_ttl_seconds", kinds.DURATION, "10m", "How long an index page is fresh; 0s: never."
+        "cache.pageTtl",
+        "cache.page_ttl_seconds",
+        kinds.duration("0s", "30d"),
+        "10m",
+        "How long an index page is fresh; 0s: never.",
     ),
-    _own("concurrency", "concurrency", kinds.COUNT, "2", "Jobs that one worker fetches at once."),
-    _own("fetchTimeout", "fetch_timeout_seconds", kinds.TIMEOUT, "15m", "The longest that one attempt may take."),
-    _own("retry.maxAttempts", "retry.max_attempts", kinds.COUNT, "5", "Attempts until a job has failed."),
-    _own("retry.minBackoff", "retry.min_backoff_seconds", kinds.DURATION, "2s", "The first pause between attempts."),
-    _own("retry.maxBackoff", "retry.max_backoff_seconds", kinds.DURATION, "5m", "The longest pause."),
-    _own("lease", "lease_seconds", kinds.TIMEOUT, "10s", "A worker silent for this long has lost its job."),
-    _own("history", "history_seconds", kinds.TIMEOUT, "30d", "How long a finished batch is remembered; bundles stay."),
+    _own("concurrency", "concurrency", kinds.count(1, 256), "2", "Jobs that one worker fetches at once."),
+    _own(
+        "fetchTimeout",
+        "fetch_timeout_seconds",
+        kinds.duration("1s", "1d"),
+        "15m",
+        "The longest that one attempt may take.",
+    ),
+    _own("retry.maxAttempts", "retry.max_attempts", kinds.count(1, 100), "5", "Attempts until a job has failed."),
+    _own("retry.minBackoff", "retry.min_backoff_seconds", _PAUSE, "2s", "The first pause between attempts."),
+    _own("retry.maxBackoff", "retry.max_backoff_seconds", _PAUSE, "5m", "The longest pause."),
+    _own(
+        "lease",
+        "lease_seconds",
+        kinds.duration("1s", "1h"),
+        "10s",
+        "A worker silent for this long has lost its job.",
+    ),
+    _own(
+        "history",
+        "history_seconds",
+        kinds.duration("1m", "365d"),
+        "30d",
+        "How long a finished batch is remembered; bundles stay.",
+    ),
     _own("api.host", "api.host", kinds.HOST, "127.0.0.1", "Where health, metrics and the API listen."),
     _own("api.port", "api.port", kinds.PORT_OR_NONE, "8080", "Their port; with 0 nothing listens."),
     _own("api.token", "api.token", kinds.TOKEN, "", "The bearer token that the API asks for.", secret=True),
@@ -279,29 +308,87 @@ def is_group(name: str) -> bool:
     return any(key[: len(tokens)] == tokens for key in _dotted_table())
 
 
-def is_ours(name: str) -> bool:
-    """Whether a name lies under our prefixes, or so near to one of them that it must be a slip."""
-    tokens = _loose_tokens(name)
-    if tokens[:2] == ["moderne", "agent"] and len(tokens) > len(["moderne", "agent"]):
-        return bool(re.fullmatch(r"pypi[0-9]*", tokens[2])) or _similarity(tokens[2], "visualization") > _A_SLIP
-    return tokens[:5] == CONNECTOR_INDEX.split(".")
+def is_ours(name: str, *, for_certain: bool = False) -> bool:
+    """Whether a name lies under our prefixes, or so near to one of them that it must be a slip.
+
+    ``for_certain`` where names of others may look alike: then no word of the prefix may be missing.
+    """
+    place = _place(name)
+    return place is not None and (place.whole or not for_certain)
+
+
+def begins_like_ours(name: str) -> bool:
+    """Whether a name begins with the platform's own name, or nearly so."""
+    return any(similar(token, "moderne") for token in _loose_tokens(name)[:1])
 
 
 def nearest(name: str, style: Style) -> str:
     """Return the known name that comes closest to an unknown one under our prefixes, in the same style."""
+    place = _place(name) or _Place(Generation.AGENT, indexed=False, rest=tuple(_loose_tokens(name)), whole=False)
+    numbers = [token for token in place.rest if _is_number(token)]
+    rest = "".join(token for token in place.rest if not token.isdecimal())[:100]
+    prefix = AGENT_INDEX if place.indexed else OURS
+    candidates = [setting for setting in SETTINGS if setting.name.startswith(prefix)]
+    best = max(candidates, key=lambda setting: _similarity(rest, _tail(setting.dotted(0, place.generation))))
+    return best.spelled(style, int(numbers[0]) if numbers else 0, place.generation)
+
+
+def similar(one: str, other: str) -> bool:
+    """Whether one word is the other with a slip or two in it."""
+    return _similarity(one[:40], other) >= _A_SLIP_OF_A_SHORT_WORD
+
+
+def with_smaller_numbers(name: str) -> str:
+    """Return a name with 0 in place of numbers that are larger than that of any index."""
+    return re.sub("[0-9]{7,}", "0", name)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a name lies, however it is misspelled."""
+
+    generation: Generation
+    indexed: bool
+    rest: tuple[str, ...]
+    """What follows the prefix, beginning with the number of the index."""
+    whole: bool = True
+    """Whether no word of the prefix is missing."""
+
+
+def _place(name: str) -> _Place | None:
+    """Tell under which of our prefixes a name lies.
+
+    A slip is forgiven where the words around it leave no doubt: ``modern.agent.pypi[0].url``, and ``moderne.pypi`` or
+    ``agent.pypi`` with a word missing. Nobody else's names may be taken for ours: ``moderne.agent.maven[0].url``.
+    """
     tokens = _loose_tokens(name)
-    generation = Generation.AGENT if tokens[1] == "agent" else Generation.CONNECTOR
-    prefix = 3 if generation is Generation.AGENT else 5
-    indexed = tokens[prefix - 1].startswith("pypi")
-    numbers = [token for token in [tokens[prefix - 1].removeprefix("pypi"), *tokens[prefix:]] if _is_number(token)]
-    rest = "".join(token for token in tokens[prefix:] if not _is_number(token))[:100]
-    candidates = [setting for setting in SETTINGS if setting.name.startswith(AGENT_INDEX if indexed else OURS)]
-    best = max(candidates, key=lambda setting: _similarity(rest, _tail(setting.dotted(0, generation))))
-    return best.spelled(style, int(numbers[0]) if numbers else 0, generation)
+    path = CONNECTOR_INDEX.split(".")
+    if len(tokens) >= len(path) and all(map(similar, tokens, path[:-1])):
+        return _at(tokens[len(path) - 1 :], Generation.CONNECTOR, whole=True)
+    missing = 2
+    for word in ("moderne", "agent"):
+        if tokens and similar(tokens[0], word):
+            tokens, missing = tokens[1:], missing - 1
+    return _at(tokens, Generation.AGENT, whole=not missing)
+
+
+def _at(tokens: list[str], generation: Generation, *, whole: bool) -> _Place | None:
+    """Tell what the first token stands for. With a word missing before it, no slip is forgiven."""
+    if not tokens:
+        return None
+    word = tokens[0].rstrip("0123456789")
+    rest = tuple(token for token in (tokens[0][len(word) :], *tokens[1:]) if token)
+    if word == "pypi" or (whole and similar(word, "pypi")):
+        return _Place(generation, indexed=True, rest=rest, whole=whole)
+    ours = generation is Generation.AGENT and _similarity(word, "visualization") > _A_SLIP
+    if word == "visualization" or (ours and whole):
+        return _Place(generation, indexed=False, rest=rest, whole=whole)
+    return None
 
 
 _A_SLIP = 0.9
 """A letter or two off in a word as long as ``visualization``."""
+_A_SLIP_OF_A_SHORT_WORD = 0.75
 
 
 def _loose_tokens(name: str) -> list[str]:

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from config.settings import Settings
 
 
 @dataclass(frozen=True, order=True)
@@ -26,9 +30,12 @@ class SettingsError(Exception):
     """The settings cannot be used: the root of this package's errors. The process should exit with 78."""
 
     problems: tuple[Problem, ...]
+    machine: "Settings | None"
+    """What could be read of the settings about the machine, with defaults in place of all others."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], machine: "Settings | None" = None) -> None:
         self.problems = tuple(problems)
+        self.machine = machine
         super().__init__(self.problems)
 
     def __str__(self) -> str:

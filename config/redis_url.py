@@ -1,8 +1,9 @@
 """The Redis URL from the platform's separate settings, and back."""
 
+import re
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, parse_qsl, quote, unquote, urlsplit
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -50,6 +51,46 @@ def to_parts(url: str) -> Parts | None:
         ssl=split.scheme == "rediss",
         database=int(split.path.strip("/") or 0),
     )
+
+
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "redis": (),
+    "unix": (),
+    "rediss": ("ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"),
+    "sentinel": ("sentinelUsername", "sentinelPassword"),
+    "sentinels": ("sentinelUsername", "sentinelPassword"),
+}
+"""By scheme, what may stand behind '?'. redis-py and kombu know more, but each of them other ones."""
+
+_WORDS = {"ssl_cert_reqs": ("required", "none"), "ssl_check_hostname": ("true", "false")}
+
+
+def check_options(parts: SplitResult) -> None:
+    """Refuse parameters that are not known, or that say nothing that is.
+
+    Raises :class:`ValueError`, which names a parameter only where it cannot be a piece of a password.
+    """
+    known = OPTIONS[parts.scheme]
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in known:
+            told = (
+                f"the option '{name}'" if re.fullmatch("[A-Za-z_]{2,32}", name) and "@" not in parts.query else "what"
+            )
+            only = f"with {parts.scheme}:// only {', '.join(known)} may stand there" if known else "remove it"
+            raise ValueError(f"has {told} behind '?', which is not known; {only}")
+        if not value or value not in _WORDS.get(name, (value,)):
+            advice = " or ".join(_WORDS[name]) if name in _WORDS else "a value, or remove it"
+            raise ValueError(f"has the option '{name}' with a value that cannot be used; write {advice}")
+
+
+def tls_options(url: str) -> dict[str, str | bool]:
+    """Return what a ``rediss://`` URL says about TLS, by the names that redis-py has for it."""
+    options: dict[str, str | bool] = dict(parse_qsl(urlsplit(url).query)) if url.startswith("rediss:") else {}
+    if options.get("ssl_cert_reqs") == "none":
+        options["ssl_check_hostname"] = False  # Python's ssl refuses to check the name alone
+    elif "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = options["ssl_check_hostname"] == "true"
+    return options
 
 
 @dataclass(frozen=True)

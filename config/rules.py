@@ -29,8 +29,10 @@ def _beside(entry: Entry, field: str) -> str:
 
 
 def _generations(choice: Choice) -> Iterator[Problem]:
-    agent = next((entry for entry in choice.entries.values() if entry.match.generation is Generation.AGENT), None)
-    connector = [entry for entry in choice.entries.values() if entry.match.generation is Generation.CONNECTOR]
+    """Look at all that was written, not only at what decides: the other generation would be lost without a word."""
+    written = _saying_something(choice)
+    agent = next((entry for entry in written if entry.match.generation is Generation.AGENT), None)
+    connector = [entry for entry in written if entry.match.generation is Generation.CONNECTOR]
     if agent and connector:
         advice = (
             f"cannot be mixed with {agent.written} ({agent.source.label}); use one generation of names for all indexes"
@@ -39,6 +41,16 @@ def _generations(choice: Choice) -> Iterator[Problem]:
     switch = choice.entry("use_only_configured")
     if switch and connector:
         yield switch.problem("has no meaning with the Connector's names, which never add the public index; remove it")
+
+
+def _saying_something(choice: Choice) -> list[Entry]:
+    """Return the entries with a value, and those that take a value of another entry back."""
+    said = {(entry.match.setting.field, entry.match.index) for entry in choice.all_entries if entry.value.strip()}
+    return [
+        entry
+        for entry in sorted(choice.all_entries, key=lambda entry: entry.source.rank)
+        if entry.value.strip() or (entry.match.setting.field, entry.match.index) in said
+    ]
 
 
 def _gaps(choice: Choice) -> Iterator[Problem]:

@@ -20,6 +20,9 @@ def _secret_redis_url(url: SecretStr) -> SecretStr:
 
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Attempt = Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)]
+Lease = Annotated[float, Field(ge=1, le=3600, allow_inf_nan=False)]
+History = Annotated[float, Field(ge=60, le=MAX_SECONDS, allow_inf_nan=False)]
 Pause = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -92,7 +95,7 @@ class RedisSettings(Model):
     prefix: Annotated[str, AfterValidator(kinds.key_prefix)] = "vizfetch"
     """What the names of all keys begin with, so that several deployments may share one Redis."""
     ca_bundle: Path | None = None
-    """For ``rediss://`` and ``sentinels://``: a file of the authorities to trust in place of the system's.
+    """Authorities to trust besides the system's: a file (PEM), or a directory as ``openssl rehash`` makes them.
 
     As read by ``config.sources`` what ``REQUESTS_CA_BUNDLE``, else ``SSL_CERT_FILE``, names: as for the indexes.
     """
@@ -103,7 +106,7 @@ class StorageSettings(Model):
 
     uri: Annotated[str, AfterValidator(kinds.storage_uri)] = "file:///var/lib/vizfetch/bundles"
     """``file:///…`` or ``s3://bucket/prefix``."""
-    endpoint_url: HttpUrl | None = None
+    endpoint_url: Annotated[str, AfterValidator(kinds.endpoint_url)] | None = None
     """An S3 service that is not Amazon's."""
     region: Line | None = None
     access_key: SecretStr | None = None
@@ -113,6 +116,8 @@ class StorageSettings(Model):
     """A profile of the AWS configuration files, in place of the keys."""
     skip_ssl: bool = False
     """Do not verify the store's TLS certificate."""
+    ca_bundle: Path | None = None
+    """As of :class:`RedisSettings`."""
 
     @model_validator(mode="after")
     def _one_way_to_authenticate(self) -> Self:
@@ -196,11 +201,11 @@ class Settings(Model):
     cache: CacheSettings = CacheSettings()
     concurrency: int = Field(default=2, ge=1)
     """Jobs that one worker fetches at once."""
-    fetch_timeout_seconds: Seconds = 900
+    fetch_timeout_seconds: Attempt = 900
     """For one attempt."""
     retry: RetrySettings = RetrySettings()
-    lease_seconds: Seconds = 10
+    lease_seconds: Lease = 10
     """A worker that does not renew for this long has lost its attempt."""
-    history_seconds: Seconds = 30 * 86400
+    history_seconds: History = 30 * 86400
     """How long a finished batch is kept in Redis; bundles are kept for ever."""
     api: ApiSettings = ApiSettings()

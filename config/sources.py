@@ -10,7 +10,7 @@ unless ``useOnlyConfigured``; the Connector's names never add it.
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -27,11 +27,22 @@ from config.rules import REDIS_PARTS, broken
 from config.secrets import MASK, mask_url
 from config.settings import IndexSettings, Proxy, Settings
 
-__all__ = ["Effective", "Problem", "Reading", "SettingsError", "load", "read", "split_arguments", "trace"]
+__all__ = [
+    "Effective",
+    "Problem",
+    "Reading",
+    "SettingsError",
+    "load",
+    "read",
+    "require_values",
+    "split_arguments",
+    "trace",
+]
 
 PUBLIC = "public"
 """The name of the public index."""
 DEFAULT_SOURCE = "default"
+_MACHINE = ("target.", "temporary_directory", "min_free_space_bytes", "cache.")
 
 
 @dataclass(frozen=True)
@@ -60,13 +71,37 @@ class Reading:
     effective: tuple[Effective, ...]
 
 
-def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_arguments(argv: Sequence[str], commands: Container[str] = ()) -> tuple[list[str], list[str]]:
     """Split a command line into the agent's arguments, from any place in it, and the rest, each in order.
 
     The agent's are ``--moderne.…=value``, ``-Dmoderne.…=value`` and ``-Djava.io.tmpdir=…``. One without a value also
-    counts, so that reading it can say what is missing.
+    counts, so that reading it can say what is missing; the word behind it, which may be a secret, is in neither list.
+    The first of ``commands`` is no value, though.
     """
-    return [item for item in argv if is_argument(item)], [item for item in argv if not is_argument(item)]
+    ours: list[str] = []
+    rest: list[str] = []
+    dangling = False
+    for item in argv:
+        is_command = item in commands and not any(word in commands for word in rest)
+        if is_argument(item):
+            ours.append(item)
+            dangling = "=" not in item
+        elif not dangling or item.startswith("-") or is_command:
+            rest.append(item)
+            dangling = False
+        else:
+            dangling = False
+    return ours, rest
+
+
+def require_values(arguments: Sequence[str]) -> None:
+    """Raise :class:`config.problems.SettingsError` when some of the agent's arguments are not written as they must be.
+
+    To be asked when a command line makes no sense: what does not may be a value that stands apart from its name.
+    """
+    _, problems = understand(list(from_arguments(arguments)))
+    if problems:
+        raise SettingsError(problems)
 
 
 def load(arguments: Sequence[str], environment: Mapping[str, str], *, file: Path | None = None) -> Settings:
@@ -93,9 +128,15 @@ def read(arguments: Sequence[str], environment: Mapping[str, str], *, file: Path
     choice, wrong = choose(entries)
     problems = [*unreadable, *unknown, *wrong, *broken(choice)]
     if problems:
-        raise SettingsError(problems)
+        raise SettingsError(problems, _build(_of_the_machine(choice), environment))
     settings = _build(choice, environment)
     return Reading(settings, tuple(_effective(choice, settings)))
+
+
+def _of_the_machine(choice: Choice) -> Choice:
+    """Return what could be read of the settings about the machine: it can be looked at whatever else is wrong."""
+    values = {key: value for key, value in choice.values.items() if key[0].startswith(_MACHINE)}
+    return Choice({key: choice.entries[key] for key in values}, {}, values, ())
 
 
 def _file(environment: Mapping[str, str], file: Path | None) -> tuple[list[Written], list[Problem]]:
@@ -116,6 +157,7 @@ def _build(choice: Choice, environment: Mapping[str, str]) -> Settings:
         data["redis"]["url"] = from_parts(**parts)
     if authorities := environment.get("REQUESTS_CA_BUNDLE") or environment.get("SSL_CERT_FILE"):
         _put(data, "redis.ca_bundle", Path(authorities))
+        _put(data, "storage.ca_bundle", Path(authorities))
     indexes = [_build_index(choice, number) for number in choice.indexes]
     if choice.entry("cache.directory") is None:
         _put(data, "cache.directory", _own_cache(environment, data.get("temporary_directory")))

@@ -2,11 +2,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+import yaml
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from config.migration import migrate
+from config import kinds
+from config.migration import as_json, migrate
 from config.names import SETTINGS, Generation, Style
 from config.settings import IndexSettings, RedisSettings, Settings
 from config.sources import load, read
@@ -22,7 +24,7 @@ EVERYTHING = {
     f"{ENV}SKIPSSL": "true",
     f"{ENV}PROXY_HOST": "proxy",
     f"{ENV}PROXY_PORT": "3128",
-    f"{ENV}CONNECTTIMEOUT": "PT0.000250S",
+    f"{ENV}CONNECTTIMEOUT": "PT0.010250S",
     "MODERNE_AGENT_PYPI_1_URL": "https://b/simple",
     "MODERNE_AGENT_PYPI_1_BEARERTOKEN": "0123planted",
     f"{OURS}REDIS_URL": "rediss://u:planted%2F@redis:7000/3",
@@ -39,6 +41,14 @@ EVERYTHING = {
     f"{OURS}CONCURRENCY": "7",
     f"{OURS}API_TOKEN": "planted-token",
 }
+
+
+def is_accepted(text: str) -> bool:
+    """Whether a setting may have this value."""
+    try:
+        return bool(kinds.line(text).strip())
+    except ValueError:
+        return False
 
 
 def same(one: Settings, other: Settings) -> bool:
@@ -112,7 +122,7 @@ def test_what_is_only_of_this_process_is_left_out_with_a_trace() -> None:
 
 
 def test_redis_with_parameters_is_hidden_whole() -> None:
-    redis = RedisSettings(url=SecretStr("redis://:planted@h/0?ssl_cert_reqs=none"))
+    redis = RedisSettings(url=SecretStr("rediss://:planted@h/0?ssl_cert_reqs=none"))
     text = migrate(Settings(nickname="n", redis=redis))
     assert f"#   {OURS}REDIS_URL\n" in text
     assert "planted" not in text
@@ -123,11 +133,15 @@ def test_a_plain_redis_url_is_shown() -> None:
     assert "url: redis://h:1/2" in text
 
 
-_texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1).filter(str.strip)
+_BREAKS = "\x85\u2028\u2029\ufeff\u00a0\x80\U0010ffff"
+_texts = st.text(st.characters(codec="utf-8") | st.sampled_from(_BREAKS), min_size=1).filter(is_accepted)
+_nicknames = _texts.map(str.strip).filter(is_accepted)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(password=_texts, nickname=_texts.map(str.strip), seconds=st.integers(1, 10**12), size=st.integers(0, 2**60))
+@given(password=_texts, nickname=_nicknames, seconds=st.integers(10_000, 10**12), size=st.integers(0, 2**60))
+@example(password="a\x85b", nickname="n\x85m", seconds=10**6, size=0)
+@example(password="a\u2028 b", nickname="n", seconds=10**6, size=0)
 def test_any_values_read_back(tmp_path: Path, password: str, nickname: str, seconds: int, size: int) -> None:
     index = IndexSettings(name="pypi[0]", url="https://a", username="u", password=SecretStr(password))
     before = Settings(
@@ -136,7 +150,9 @@ def test_any_values_read_back(tmp_path: Path, password: str, nickname: str, seco
         use_only_configured=True,
         min_free_space_bytes=size,
     )
-    assert same(back(tmp_path, migrate(before, show_secrets=True)), before)
+    text = migrate(before, show_secrets=True)
+    assert same(back(tmp_path, text), before)
+    assert same(back(tmp_path, as_json(yaml.safe_load(text))), before)
 
 
 def test_every_indexed_setting_has_a_connector_name() -> None:

@@ -26,7 +26,7 @@ def is_model(kind: object) -> bool:
 
 def test_the_table_and_the_models_have_the_same_fields() -> None:
     table = {setting.field for setting in SETTINGS} - {f"redis.{part}" for part in REDIS_PARTS}
-    assert table | {"indexes.name", "indexes.prefix", "redis.ca_bundle"} == field_paths(Settings)
+    assert table | {"indexes.name", "indexes.prefix", "redis.ca_bundle", "storage.ca_bundle"} == field_paths(Settings)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

@@ -42,11 +42,11 @@ def test_secret_values_finds_them_all() -> None:
             IndexSettings(name="pypi[0]", url="https://a", username="user", password=SecretStr("one")),
             IndexSettings(name="pypi[1]", url="https://b", bearer_token=SecretStr("two")),
         ),
-        redis=RedisSettings(url=SecretStr("redis://u:thr%2Fee@h/0?password=four")),
+        redis=RedisSettings(url=SecretStr("sentinel://u:thr%2Fee@h/s?sentinelPassword=four")),
         storage=StorageSettings(uri="s3://bucket", access_key=SecretStr("five"), secret_key=SecretStr("six")),
         api=ApiSettings(token=SecretStr("seven")),
     )
-    url = "redis://u:thr%2Fee@h/0?password=four"
+    url = "sentinel://u:thr%2Fee@h/s?sentinelPassword=four"
     assert secret_values(settings) == {"one", "two", "thr%2Fee", "thr/ee", "four", "five", "six", "seven", url}
 
 

@@ -283,12 +283,47 @@ def test_split_arguments_takes_the_agents_from_any_place() -> None:
 
 
 def test_an_argument_without_a_value_is_told() -> None:
-    ours, rest = split_arguments(["--moderne.agent.pypi[0].password", "planted-secret"])
-    assert rest == ["planted-secret"]
+    ours, rest = split_arguments(["worker", "--moderne.agent.pypi[0].password", "planted-secret", "--json"])
+    assert rest == ["worker", "--json"]
     problem = only_problem([*ours, f"{AGENT}url={URL}"])
     assert problem.source == "argument"
     assert problem.name == "--moderne.agent.pypi[0].password"
     assert "name=value" in problem.message
+
+
+def test_a_command_is_no_value() -> None:
+    argv = ["-Dmoderne.agent.pypi[0].skipSsl", "worker", "--moderne.agent.pypi[0].password", "worker", "x"]
+    assert split_arguments(argv, {"worker"}) == (
+        ["-Dmoderne.agent.pypi[0].skipSsl", "--moderne.agent.pypi[0].password"],
+        ["worker", "x"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("moderne.agent.pypi[0].password=planted", "--moderne.agent.pypi[0].password=value"),
+        ("-moderne.agent.pypi[0].password=planted", "--moderne.agent.pypi[0].password=value"),
+        ("MODERNE_AGENT_PYPI_0_PASSWORD=planted", "--moderne.agent.pypi[0].password=value"),
+        ("--MODERNE_AGENT_PYPI_0_PASSWORD=planted", "--moderne.agent.pypi[0].password=value"),
+        ("--modern.agent.pypi[0].password=planted", "--moderne.agent.pypi[0].password=value"),
+        ("-Dmoderne_agent_visualization_api_token=planted", "--moderne.agent.visualization.api.token=value"),
+        ("--moderne_recipe_marketplace.repositories.pypi[0].uri=planted", "pypi[0].uri=value"),
+    ],
+)
+def test_a_setting_that_is_written_as_no_argument_is(word: str, advice: str) -> None:
+    assert split_arguments(["worker", word, "x"]) == ([word], ["worker", "x"])
+    problem = only_problem([word])
+    assert advice in problem.message
+    assert "planted" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["moderne_visualizations_misc==2.0", "moderne-visualizations-misc", "moderne.visualizations==1", "--out=moderne.x"],
+)
+def test_what_is_no_setting_among_the_arguments(word: str) -> None:
+    assert split_arguments([word]) == ([], [word])
 
 
 # --- precedence
@@ -557,9 +592,11 @@ def test_storage_with_keys() -> None:
         ({"URL": "https://[::1/simple"}, "URL", "host and port"),
         ({"URL": "https://a/simple?token=planted"}, "URL", "?"),
         ({"URL": "https://a/sim ple"}, "URL", "space"),
-        ({"URL": "\udc80"}, "URL", "control"),
+        ({"URL": "\udc80"}, "URL", "write it in UTF-8"),
         ({"SKIPSSL": "maybe"}, "SKIPSSL", "true nor false"),
         ({"CONNECTTIMEOUT": "0s"}, "CONNECTTIMEOUT", "longer than zero"),
+        ({"CONNECTTIMEOUT": "1ms"}, "CONNECTTIMEOUT", "from 10ms to 365d"),
+        ({"URL": "https://a:0/simple"}, "URL", "port 0"),
         ({"READTIMEOUT": "PT0S"}, "READTIMEOUT", "longer than zero"),
         ({"READTIMEOUT": "-5s"}, "READTIMEOUT", "not a duration"),
         ({"READTIMEOUT": "60"}, "READTIMEOUT", "unit"),
@@ -576,6 +613,7 @@ def test_rules_of_one_index(environment: dict[str, str], name: str, advice: str)
     ("setting", "advice"),
     [
         ("redis.url=http://x", "redis://"),
+        ("redis.url=REDIS://x", "redis://"),
         ("redis.url=redis://h/x", "percent-encode"),
         ("redis.url=redis://", "host name"),
         ("redis.port=6379", f"needs {OURS}redis.host"),
@@ -585,7 +623,20 @@ def test_rules_of_one_index(environment: dict[str, str], name: str, advice: str)
         ("storage.uri=s3://k:planted@bucket", "accessKey"),
         ("storage.accessKey=planted", f"needs {OURS}storage.secretKey"),
         ("storage.secretKey=planted", f"needs {OURS}storage.accessKey"),
-        ("storage.endpointUrl=https://planted@x", "credentials"),
+        ("storage.endpointUrl=https://planted@x", "set accessKey and secretKey"),
+        ("storage.endpointUrl=https://x:0", "port 0"),
+        ("redis.url=redis://h:0", "port 0"),
+        ("redis.url=sentinel://h:0/s", "must look like"),
+        ("redis.url=sentinel://h:70000/s", "must look like"),
+        ("redis.url=redis://h/0?max_connections=foo", "the option 'max_connections'"),
+        ("redis.url=redis://h/0?nosuch=1", "the option 'nosuch'"),
+        ("redis.url=redis://h/0?socket_timeout=abc", "the option 'socket_timeout'"),
+        ("redis.url=redis://h/0?protocol=9", "the option 'protocol'"),
+        ("redis.url=redis://h/0?planted-=1", "has what behind '?'"),
+        ("redis.url=redis://user:123?planted=@h:6379/0", "has what behind '?'"),
+        ("redis.url=rediss://h/0?ssl_cert_reqs=some", "required or none"),
+        ("redis.url=sentinel://h/s?password=planted", "only sentinelUsername, sentinelPassword"),
+        ("redis.url=unix:///x?db=1", "the option 'db'"),
         ("target.python=3.11.4", "3.11"),
         ("target.glibc=2.4", "2.35"),
         ("target.architecture=sparc", "aarch64"),
@@ -593,8 +644,17 @@ def test_rules_of_one_index(environment: dict[str, str], name: str, advice: str)
         ("sdists=--pre", "names of projects"),
         ("minFreeSpace=2 gallons", "2GiB"),
         ("cache.maxSize=99999999TiB", "larger than any disk"),
-        ("concurrency=0", "1 to 1000"),
+        ("concurrency=0", "1 to 256"),
+        ("concurrency=257", "1 to 256"),
         ("fetchTimeout=400d", "a year"),
+        ("fetchTimeout=999ms", "from 1s to 1d"),
+        ("lease=1ms", "from 1s to 1h"),
+        ("lease=61m", "from 1s to 1h"),
+        ("history=1s", "from 1m to 365d"),
+        ("cache.maxSize=1000", "at least 1MiB"),
+        ("cache.pageTtl=31d", "from 0s to 30d"),
+        ("retry.maxAttempts=101", "1 to 100"),
+        ("retry.maxBackoff=2d", "from 0s to 1d"),
         ("retry.minBackoff=10m", "look also at"),
         ("retry.maxBackoff=1s", f"{OURS}retry.minBackoff"),
         ("lease=0ms", "longer than zero"),
@@ -653,6 +713,18 @@ def test_generations_do_not_mix() -> None:
     assert "remove it" in switch[0].message
 
 
+def test_a_generation_that_another_hides_is_told_too() -> None:
+    connector = "MODERNE_RECIPE_MARKETPLACE_REPOSITORIES_PYPI_0_"
+    hidden = {f"{connector}URI": URL, f"{connector}USERNAME": "u"}
+    arguments = [f"{AGENT}url={URL}", f"{AGENT}username=me", f"{AGENT}password=planted"]
+    problem = only_problem(arguments, hidden)
+    assert (problem.source, problem.name) == ("environment", f"{connector}URI")
+    assert "cannot be mixed with --moderne.agent.pypi[0].url" in problem.message
+    emptied = problems([f"{AGENT}username="], {f"{connector}URI": URL, f"{connector}USERNAME": "u"})
+    assert "cannot be mixed" in str(emptied)
+    assert load([], {f"{connector}URI": URL, f"{ENV}USERNAME": ""}).indexes
+
+
 @pytest.mark.parametrize(
     ("name", "suggestion"),
     [
@@ -695,6 +767,81 @@ def test_unknown_arguments_get_the_nearest_name(argument: str, suggestion: str) 
     assert suggestion in problem.message
 
 
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("--moderne.agent.pypi[0].passwordplanted", "--moderne.agent.pypi[0].password…"),
+        ("--moderne.agent.pypi[0].bearer-tokenplanted", "--moderne.agent.pypi[0].bearer-token…"),
+        ("--moderne.agent.pypi[0].paswordplanted", "--moderne.agent.pypi[0].…"),
+        ("--moderne.agent.visualization.redis.urlplanted", "--moderne.agent.visualization.redis.url…"),
+        ("--moderne.agent.visualization.storage.secretKeyplanted", "--moderne.agent.visualization.storage.secretKey…"),
+        ("--moderne.agent.pypi[0].passwordplanted=x", "--moderne.agent.pypi[0].password…"),
+        ("--modern.agent.pypi[0].passwordplanted", "--modern.agent.pypi[0].password…"),
+    ],
+)
+def test_a_secret_that_is_glued_to_a_name_is_not_repeated(argument: str, shown: str) -> None:
+    problem = only_problem([argument])
+    assert problem.name == shown
+    assert "planted" not in str(problem)
+
+
+def test_a_secret_that_is_glued_to_a_variable_is_not_repeated() -> None:
+    problem = only_problem(environment={f"{ENV}URL": URL, f"{ENV}PASSWORDplanted": ""})
+    assert problem.name == f"{ENV}PASSWORD…"
+    assert "planted" not in str(problem)
+
+
+def test_a_number_that_no_index_has() -> None:
+    problem = only_problem(environment={"MODERNE_AGENT_PYPI_12345678_URL": URL})
+    assert "the number is too large; number the indexes from 0" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [
+        ("VIZFETCH_CONF", "VIZFETCH_CONFIG"),
+        ("VIZFETCH_CONFIG_FILE", "VIZFETCH_CONFIG"),
+        ("vizfetch_config", "VIZFETCH_CONFIG"),
+        ("VIZFETCH_REDIS_URL", "MODERNE_AGENT_VISUALIZATION_REDIS_URL"),
+        ("VIZFETCH_PYPI_0_URL", "MODERNE_AGENT_PYPI_0_URL"),
+        ("MODERN_AGENT_PYPI_0_URL", "MODERNE_AGENT_PYPI_0_URL"),
+        ("MODERNE_AGENTS_PYPI_0_URL", "MODERNE_AGENT_PYPI_0_URL"),
+        ("MODERNE_PYPI_0_URL", "MODERNE_AGENT_PYPI_0_URL"),
+    ],
+)
+def test_a_variable_that_was_meant_for_us(name: str, suggestion: str) -> None:
+    problem = only_problem(environment={name: "planted"})
+    assert problem.name == name
+    assert problem.message.endswith(f"did you mean {suggestion}?")
+
+
+def test_other_variables_are_no_concern_of_ours() -> None:
+    others = ("VIZFETCH_VERSION", "VIZFETCH_SERVICE_HOST", "VIZFETCH_PORT_8080_TCP", "MODERNE_VISUALIZATIONS_VERSION")
+    names = (*others, "VIZFETCH_API_SERVICE_PORT", "AGENT_PYPI_0_URL", "PYPI_0_URL")
+    assert plain(load([], dict.fromkeys(names, "x"))) == plain(load([], {}))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "advice"),
+    [
+        ("moderne: oops\n", "moderne", "group of settings"),
+        ("moderne:\n  agent: [planted]\n", "moderne.agent", "group of settings"),
+        ("moderne:\n  - agent: {nickname: n}\n", "moderne", "group of settings"),
+        ("moderne.agent.visualization: planted\n", "moderne.agent.visualization", "group of settings"),
+        ("modern.agent.pypi[0].url: x\n", "modern.agent.pypi[0].url", "did you mean moderne.agent.pypi[0].url?"),
+        ("agent:\n  pypi:\n  - url: x\n", "agent.pypi[0].url", "did you mean moderne.agent.pypi[0].url?"),
+        ("pypi:\n  - url: x\n", "pypi[0].url", "did you mean moderne.agent.pypi[0].url?"),
+        ("moderne.pypi[0].url: x\n", "moderne.pypi[0].url", "did you mean moderne.agent.pypi[0].url?"),
+        ("moderne.visualization.lease: 1s\n", "moderne.visualization.lease", "moderne.agent.visualization.lease?"),
+    ],
+)
+def test_what_stands_at_the_wrong_place_in_a_file(tmp_path: Path, text: str, name: str, advice: str) -> None:
+    problem = only_problem(file=written(tmp_path, text))
+    assert problem.name == name
+    assert advice in problem.message
+    assert "planted" not in str(problem)
+
+
 def test_what_slips_into_a_name_is_not_repeated() -> None:
     found = problems(
         [
@@ -707,6 +854,29 @@ def test_what_slips_into_a_name_is_not_repeated() -> None:
     assert "planted" not in str(found)
     assert found[0].name == "--moderne.agent.pypi[0].password…"
     assert found[2].name == "--moderne.agent.pypi[0].other-***"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "one", "other"),
+    [
+        ("SKIPSSL", "true", "TRUE"),
+        ("SKIPSSL", "yes", "on"),
+        ("READTIMEOUT", "60s", "1m"),
+        ("PROXY_PORT", "080", " 80"),
+        ("USERNAME", "", "  "),
+    ],
+)
+def test_one_value_in_two_spellings_is_no_contradiction(leaf: str, one: str, other: str) -> None:
+    environment = {f"{ENV}URL": URL, f"{ENV}{leaf}": one, f"moderne.agent.pypi[0].{leaf.replace('_', '.')}": other}
+    environment |= {f"{ENV}PROXY_HOST": "proxy"} if "PROXY" in leaf else {}
+    assert load([], environment).indexes
+
+
+def test_a_secret_beside_a_file_that_says_the_same(tmp_path: Path) -> None:
+    secret = input_file(tmp_path, "token", "planted-token\n")
+    environment = {f"{ENV}URL": URL, f"{ENV}BEARERTOKEN": "planted-token", f"{ENV}BEARERTOKEN_FILE": str(secret)}
+    assert load([], environment).indexes[0].bearer_token
+    assert "second time" in only_problem(environment=environment | {f"{ENV}BEARERTOKEN": "planted-other"}).message
 
 
 def test_one_name_twice_with_different_values() -> None:
@@ -727,6 +897,15 @@ def test_the_second_place_in_a_file_names_the_first(tmp_path: Path) -> None:
 
 def test_an_overridden_wrong_value_does_no_harm() -> None:
     assert index([f"{AGENT}readTimeout=5s"], {f"{ENV}READTIMEOUT": "soon"}).read_timeout_seconds == 5
+
+
+def test_what_can_be_read_about_the_machine_is_there_whatever_else_is_wrong(tmp_path: Path) -> None:
+    arguments = [f"{OURS}minFreeSpace=1GiB", f"{OURS}target.python=soon", f"{OURS}cache.directory={tmp_path}"]
+    with pytest.raises(SettingsError) as caught:
+        load(arguments, {f"{ENV}USERNAME": "u"})
+    machine = caught.value.machine
+    assert machine
+    assert (machine.min_free_space_bytes, machine.cache.directory, machine.target.python) == (2**30, tmp_path, "3.11")
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
