@@ -8,6 +8,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from config.redis_url import Sentinels
+from config.redis_url import tls_options as url_options
 from config.settings import RedisSettings
 
 CONNECT_TIMEOUT_SECONDS = 2.0
@@ -26,12 +27,12 @@ def connect(settings: RedisSettings, *, timeout_seconds: float = ANSWER_TIMEOUT_
         "socket_connect_timeout": min(timeout_seconds, CONNECT_TIMEOUT_SECONDS),
         "socket_timeout": timeout_seconds,
     }
-    if uses_tls(url) and settings.ca_bundle:
-        options["ssl_ca_certs"] = str(settings.ca_bundle)
+    options |= tls_options(settings)
     common = {"decode_responses": True, "health_check_interval": 10}
     sentinels = Sentinels.of(url)
     if sentinels is None:
-        return Redis.from_url(url, **options, **common)
+        # Without what it says about TLS, which stands in the options: redis-py would let the URL win over them.
+        return Redis.from_url(url.partition("?")[0], **options, **common)
     secure: dict[str, Any] = {"ssl": True} if sentinels.ssl else {}
     own = options | secure | sentinel_options(sentinels)
     asked = Sentinel(sentinels.hosts, sentinel_kwargs=own)  # type: ignore[no-untyped-call]  # as the next
@@ -55,6 +56,20 @@ def sentinel_options(sentinels: Sentinels) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         **sentinels.own_options(),
     }
+
+
+def tls_options(settings: RedisSettings) -> dict[str, Any]:
+    """Return how the server's certificate is looked at, for redis-py: empty without TLS.
+
+    Trusted are the system's authorities, which redis-py always loads, and those of the settings.
+    """
+    url = settings.url.get_secret_value()
+    if not uses_tls(url):
+        return {}
+    options: dict[str, Any] = {}
+    if settings.ca_bundle:
+        options["ssl_ca_path" if settings.ca_bundle.is_dir() else "ssl_ca_certs"] = str(settings.ca_bundle)
+    return options | url_options(url)
 
 
 def uses_tls(url: str) -> bool:

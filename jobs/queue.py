@@ -9,7 +9,6 @@ that it can serve: see ``queue_for`` and ``queues_of``.
 """
 
 import hashlib
-import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from redis import Redis
 
 from config.redis_url import Sentinels
 from config.settings import IndexSettings, RedisSettings, Target
-from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, sentinel_options, uses_tls
+from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, sentinel_options, tls_options, uses_tls
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.store import StatusUnavailable
 from jobs.transport import SENTINEL_TRANSPORT, TASK, TRANSPORT, register_transports
@@ -135,16 +134,13 @@ def _broker(settings: RedisSettings) -> dict[str, Any]:
     found: dict[str, Any] = {"broker_url": url, "broker_transport": TRANSPORT}
     if sentinels := Sentinels.of(url):
         own = sentinel_options(sentinels) | ({"ssl": True} if sentinels.ssl else {})
-        own |= {"ssl_ca_certs": str(settings.ca_bundle)} if sentinels.ssl and settings.ca_bundle else {}
+        own |= tls_options(settings)
         options |= {"master_name": sentinels.service, "sentinel_kwargs": own}
         found = {"broker_url": sentinels.each_url(), "broker_transport": SENTINEL_TRANSPORT}
     elif url.startswith("unix://"):
         # kombu's own form for a Unix socket.
         found = {"broker_url": f"{TRANSPORT}+socket://{url.removeprefix('unix://')}"}
     if uses_tls(url):
-        authorities = settings.ca_bundle
-        found["broker_use_ssl"] = {
-            "ssl_cert_reqs": ssl.CERT_REQUIRED,
-            **({"ssl_ca_certs": str(authorities)} if authorities else {}),
-        }
+        found["broker_use_ssl"] = {"ssl_cert_reqs": "required", **tls_options(settings)}
+        found["broker_url"] = found["broker_url"].partition("?")[0]  # kombu reads fewer options there than redis-py
     return found | {"broker_transport_options": options}
