@@ -37,21 +37,43 @@ _PARTS_AT_ONCE = 1
 """For each file: measured with a wheel of 1 GB, two take 57 MB of memory and one 37, in the same time."""
 _READ_BYTES = 2**20
 
-_CLIENT: ClientConfig = {
-    "connect_timeout": timedelta(seconds=10),
-    "read_timeout": timedelta(seconds=60),
-    # The default of 30 s is for a whole answer, too little for one large wheel.
-    "timeout": timedelta(minutes=15),
-}
-_RETRIES: RetryConfig = {
-    "max_retries": 5,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=200),
-        "max_backoff": timedelta(seconds=5),
-        "base": 2,
+
+@dataclass(frozen=True)
+class _Patience:
+    """How long an S3 server is waited for."""
+
+    client: ClientConfig
+    retries: RetryConfig
+
+
+_WORKING = _Patience(
+    {
+        "connect_timeout": timedelta(seconds=10),
+        "read_timeout": timedelta(seconds=60),
+        # The default of 30 s is for a whole answer, too little for one large wheel.
+        "timeout": timedelta(minutes=15),
     },
-}
+    {
+        "max_retries": 5,
+        "retry_timeout": timedelta(seconds=60),
+        "backoff": {
+            "init_backoff": timedelta(milliseconds=200),
+            "max_backoff": timedelta(seconds=5),
+            "base": 2,
+        },
+    },
+)
+PROBE_CONNECT_SECONDS = 3.0
+PROBE_ANSWER_SECONDS = 6.0
+_PROBING = _Patience(
+    {
+        "connect_timeout": timedelta(seconds=PROBE_CONNECT_SECONDS),
+        "read_timeout": timedelta(seconds=PROBE_ANSWER_SECONDS),
+        "timeout": timedelta(seconds=PROBE_ANSWER_SECONDS),
+    },
+    # A server that is being started, or is busy, is asked once more.
+    {"max_retries": 1, "retry_timeout": timedelta(seconds=PROBE_CONNECT_SECONDS)},
+)
 
 
 @dataclass(frozen=True)
@@ -116,26 +138,42 @@ class ObjectStore(Protocol):
         """Return the absolute address of an object or folder, for people and for other tools."""
 
 
-def open_store(settings: StorageSettings, *, authorities: bytes | None = None) -> ObjectStore:
+def open_store(settings: StorageSettings, *, authorities: bytes | None = None, probe: bool = False) -> ObjectStore:
     """Open the store of the settings; nothing is asked of an S3 server yet, a local folder is created.
 
-    ``authorities`` are certificates (PEM) to trust besides the system's. Without an access key in the
-    settings, the profile is used, or else what the environment or the instance's role offers. Raises
-    StorageError.
+    ``authorities`` are certificates (PEM) to trust besides the system's; by default those of the settings'
+    ``ca_bundle``. Without an access key in the settings, the profile is used, or else what the environment or
+    the instance's role offers. With ``probe`` a server is given seconds and one try, for whoever only wants to
+    know whether it is there. Raises StorageError.
     """
     address = urlsplit(settings.uri)
     base_uri = settings.uri.rstrip("/")
     try:
         if address.scheme == "s3":
-            return _ObstoreStore(_s3(address, settings, authorities), base_uri)
+            trusted = authorities if authorities is not None else _authorities(settings.ca_bundle)
+            return _ObstoreStore(_s3(address, settings, trusted, _PROBING if probe else _WORKING), base_uri)
         return _LocalStore(Path(unquote(address.path)), base_uri)
     except (BaseError, OSError, ValueError) as error:
         raise StorageError("open", settings.uri, _reason(error)) from error
 
 
-def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | None) -> S3Store:
+def _authorities(ca_bundle: Path | None) -> bytes | None:
+    """Read a file of certificates, or all files of a directory, as OpenSSL does with its ``CApath``."""
+    if ca_bundle is None:
+        return None
+    try:
+        inside = [file for file in sorted(ca_bundle.iterdir()) if file.is_file()] if ca_bundle.is_dir() else [ca_bundle]
+        content = b"\n".join(file.read_bytes() for file in inside)
+    except OSError as error:
+        raise ValueError(f"the certificates in {ca_bundle} cannot be read ({error.strerror})") from error
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        raise ValueError(f"{ca_bundle} holds no certificates in the form of PEM")
+    return content
+
+
+def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | None, patience: _Patience) -> S3Store:
     endpoint = settings.endpoint_url
-    client: ClientConfig = {**_CLIENT, "allow_invalid_certificates": settings.skip_ssl}
+    client: ClientConfig = {**patience.client, "allow_invalid_certificates": settings.skip_ssl}
     client["allow_http"] = endpoint is not None and endpoint.lower().startswith("http://")
     if authorities is not None:
         client["root_certificate"] = authorities
@@ -150,7 +188,7 @@ def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | No
         prefix=unquote(address.path).strip("/") or None,
         config=config,
         client_options=client,
-        retry_config=_RETRIES,
+        retry_config=patience.retries,
         credential_provider=provider,
     )
 
