@@ -1,4 +1,4 @@
-"""Where bundles are kept: one interface over local files and S3, both through obstore."""
+"""Where bundles are kept: one interface over a folder, and over S3 through obstore."""
 
 from __future__ import annotations  # obstore's typed dictionaries exist for type checkers only
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from configparser import ConfigParser
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -22,14 +22,18 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.store import LocalStore, S3Store
+from obstore.store import S3Store
 
 from bundles.errors import StorageError
+from bundles.folder import FolderStore
+from bundles.objects import StoredObject
 from config.settings import StorageSettings
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ClientConfig, RetryConfig, S3Config, S3Credential
+
+__all__ = ["ObjectStore", "StoredObject", "open_store"]
 
 _PART_BYTES = 5 * 2**20
 """S3 takes no smaller part (except the last); a file up to this size goes in one request."""
@@ -76,16 +80,6 @@ _PROBING = _Patience(
 )
 
 
-@dataclass(frozen=True)
-class StoredObject:
-    """What a listing tells of an object."""
-
-    path: str
-    size_bytes: int
-    modified: datetime
-    """By the store's clock."""
-
-
 class ObjectStore(Protocol):
     """Objects by path: relative, with ``/`` between the parts, below the settings' ``storage.uri``.
 
@@ -122,7 +116,10 @@ class ObjectStore(Protocol):
         """Yield the paths of all objects in the folder ``prefix`` and below, in no particular order."""
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield all objects in the folder ``prefix`` and below, in no particular order."""
+        """Yield all objects in the folder ``prefix`` and below, in no particular order.
+
+        Raises StorageError also when the store itself is not there.
+        """
 
     def unfinished(self) -> Iterator[StoredObject]:
         """Yield what writers left that were killed in the middle; to everybody else it is not there.
@@ -139,7 +136,7 @@ class ObjectStore(Protocol):
 
 
 def open_store(settings: StorageSettings, *, authorities: bytes | None = None, probe: bool = False) -> ObjectStore:
-    """Open the store of the settings; nothing is asked of an S3 server yet, a local folder is created.
+    """Open the store of the settings; nothing is asked of it yet, and nothing is created.
 
     ``authorities`` are certificates (PEM) to trust besides the system's; by default those of the settings'
     ``ca_bundle``. Without an access key in the settings, the profile is used, or else what the environment or
@@ -152,7 +149,7 @@ def open_store(settings: StorageSettings, *, authorities: bytes | None = None, p
         if address.scheme == "s3":
             trusted = authorities if authorities is not None else _authorities(settings.ca_bundle)
             return _ObstoreStore(_s3(address, settings, trusted, _PROBING if probe else _WORKING), base_uri)
-        return _LocalStore(Path(unquote(address.path)), base_uri)
+        return FolderStore(Path(unquote(address.path)), base_uri)
     except (BaseError, OSError, ValueError) as error:
         raise StorageError("open", settings.uri, _reason(error)) from error
 
@@ -255,9 +252,7 @@ class _Runtime:
 class _ObstoreStore:
     """An ObjectStore over one of obstore's."""
 
-    _part_bytes = _PART_BYTES
-
-    def __init__(self, inner: LocalStore | S3Store, base_uri: str) -> None:
+    def __init__(self, inner: S3Store, base_uri: str) -> None:
         self._inner = inner
         self._base_uri = base_uri
 
@@ -270,7 +265,7 @@ class _ObstoreStore:
 
     def put_file(self, path: str, file: Path) -> None:
         with _translated("write", path):
-            obstore.put(self._inner, path, file, chunk_size=self._part_bytes, max_concurrency=_PARTS_AT_ONCE)
+            obstore.put(self._inner, path, file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
     def put_bytes(self, path: str, data: bytes) -> None:
         with _translated("write", path):
@@ -326,41 +321,6 @@ class _ObstoreStore:
 
     def uri(self, path: str) -> str:
         return f"{self._base_uri}/{path}"
-
-
-_STAGED = re.compile(r"#\d+$")
-"""The ending of a file that obstore writes before it gives it its name; it neither lists nor deletes such files."""
-
-
-class _LocalStore(_ObstoreStore):
-    """A folder; what a killed writer left in it can be seen and removed.
-
-    A write is there whole or not at all, but not yet on the disk when it returns: after a power cut, verify.
-    """
-
-    _part_bytes = 2**20
-
-    def __init__(self, root: Path, base_uri: str) -> None:
-        super().__init__(LocalStore(root, mkdir=True, automatic_cleanup=True), base_uri)
-        self._root = root
-
-    def unfinished(self) -> Iterator[StoredObject]:
-        with _translated("list", ""):
-            for folder, _, names in os.walk(self._root):
-                for file in (Path(folder, name) for name in names if _STAGED.search(name)):
-                    try:
-                        about = file.stat(follow_symlinks=False)
-                    except FileNotFoundError:  # it has just got its name
-                        continue
-                    modified = datetime.fromtimestamp(about.st_mtime, UTC)
-                    yield StoredObject(file.relative_to(self._root).as_posix(), about.st_size, modified)
-
-    def delete(self, path: str) -> None:
-        if not _STAGED.search(path):
-            super().delete(path)
-            return
-        with _translated("delete", path):
-            (self._root / path).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -197,6 +197,7 @@ def test_a_worker_that_is_killed_at_any_step_leaves_no_half_bundle_and_nothing_i
             cwd=Path(__file__).parents[2],
         )
         assert done.returncode == -9
+        (tmp_path / f"store-{allowed}").mkdir(exist_ok=True)  # whoever is killed at once has not made it
         store = open_store(StorageSettings(uri=uri))
         assert survey(store).bundles == ()
         publish(store, bundle, download)
