@@ -167,9 +167,12 @@ class Endless:
 
     content_type: str = "text/html"
     chunk: bytes = b"<!-- nothing -->" * 65536
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def play(self, exchange: "Exchange") -> None:
-        exchange.send(200, {"Content-Type": self.content_type, "Transfer-Encoding": "chunked"}, None)
+        headers = {"Content-Type": self.content_type, "Transfer-Encoding": "chunked", **self.headers}
+        exchange.send(self.status, headers, None)
         while not exchange.stopped:
             exchange.write(b"%x\r\n%s\r\n" % (len(self.chunk), self.chunk))
 

@@ -3,6 +3,7 @@
 import hashlib
 import html
 import json
+import math
 import re
 import time
 from collections import defaultdict
@@ -14,22 +15,28 @@ from typing import Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import pypi_simple
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, parse_tag
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 from pydantic import ValidationError
 from pypi_simple.html import Link
-from pypi_simple.html_stream import parse_links_stream
 
 from bundles.target import fits, full_version, tags
 from config.settings import Target
+from worker.gateway.links import NotSimple, read_links
 from worker.gateway.record import Availability
 from worker.gateway.startup import Rules
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
 MAX_LINKS = 200_000
+_MAX_JSON_VALUES = 20 * MAX_LINKS
+"""A file has about ten, and half as many again in its hashes and its range of Pythons. Bounds the memory they take."""
+_MAX_NAME_CHARACTERS = 240
+"""File systems have 255, of which a suffix takes some."""
+_MAX_TAGS = 1000
+"""A triple stands for all combinations of its parts (PEP 425); real ones are a few dozen."""
 
 _JSON_TYPES = {JSON_TYPE, "application/json"}
 _HTML_TYPES = {HTML_TYPE, "text/html", "application/xhtml+xml"}
@@ -39,24 +46,10 @@ _SHA256_DIGITS = 64
 _SDIST = re.compile(r"\.(?:tar\.gz|zip)$")
 """PEP 625, and the one other form that old projects have."""
 _ARCHIVE = re.compile(r"\.(?:whl|tar\.gz|zip|egg|tar\.bz2|tgz|tar\.xz|exe|msi|rpm)$")
-_LOGIN = re.compile(rb"""<input[^>]+type\s*=\s*["']?password""", re.IGNORECASE)
-_INTERACTIVE = re.compile(rb"<(?:form|input|script)\b", re.IGNORECASE)
-_STATUS = re.compile(
-    rb"""<meta\s+name\s*=\s*["']pypi:project-status(-reason)?["']\s+content\s*=\s*["']([^"']*)["']""", re.IGNORECASE
-)
-_HEAD_BYTES = 16 * 1024
 _QUARANTINED = "quarantined"
 _CUTOFF_STEP_SECONDS = 60
 """Views of pages are shared by all tasks that ask within a minute, so the age is as exact as that."""
 _KEPT_VIEWS = 8
-
-
-class NotSimple(Exception):
-    """The answer is not a page of the simple repository API; ``login`` when it asks a person to log in."""
-
-    def __init__(self, reason: str, *, login: bool = False) -> None:
-        super().__init__(reason)
-        self.login = login
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +162,7 @@ def read(project: str, url: str, content_type: str, body: bytes) -> Page:
     if media_type in _JSON_TYPES:
         packages, status = _from_json(url, body)
     elif media_type in _HTML_TYPES:
-        packages, status = _from_html(project, url, body, charset), _html_status(body)
+        packages, status = _from_html(project, url, body, charset)
     else:
         raise NotSimple(f"it is {media_type or 'of no type'}, neither JSON nor HTML")
     if len(packages) > MAX_LINKS:
@@ -185,6 +178,8 @@ def _content_type(value: str) -> tuple[str, str | None]:
 
 
 def _from_json(url: str, body: bytes) -> tuple[list[pypi_simple.DistributionPackage], Status | None]:
+    if body.count(b",") > _MAX_JSON_VALUES or body.count(b"{") > _MAX_JSON_VALUES:
+        raise NotSimple(f"its JSON has more values than {MAX_LINKS} files would")
     try:
         document = json.loads(body)
         # Taken out before it is validated: an index may know of a status that is not in the standard yet.
@@ -202,39 +197,37 @@ def _json_status(value: object) -> Status | None:
     return Status(marker, reason if isinstance(reason, str) else None) if isinstance(marker, str) else None
 
 
-def _html_status(body: bytes) -> Status | None:
-    found = {
-        bool(reason): html.unescape(text.decode("utf-8", "replace"))
-        for reason, text in _STATUS.findall(body[:_HEAD_BYTES])
-    }
-    return Status(found[False], found.get(True)) if False in found else None
+def _html_status(meta: Mapping[str, str]) -> Status | None:
+    marker = meta.get("pypi:project-status")
+    return None if marker is None else Status(marker, meta.get("pypi:project-status-reason"))
 
 
-def _from_html(project: str, url: str, body: bytes, charset: str | None) -> list[pypi_simple.DistributionPackage]:
+def _from_html(
+    project: str, url: str, body: bytes, charset: str | None
+) -> tuple[list[pypi_simple.DistributionPackage], Status | None]:
+    found = read_links(url, body, charset, MAX_LINKS)
+    _check_version(found.meta.get("pypi:repository-version", "1.0"))
     try:
-        links = list(parse_links_stream([body], url, charset))
-    except (ValueError, LookupError, AssertionError) as error:
+        named = [link for link in map(_named_by_url, found.links) if _ARCHIVE.search(link.text)]
+        if not named:
+            found.refuse_people()
+        packages = [pypi_simple.DistributionPackage.from_link(link, project) for link in named if _nameable(link.text)]
+    except ValueError as error:  # an address or a version that is none
         raise NotSimple(f"its HTML cannot be read: {_first_line(error)}") from error
-    except pypi_simple.UnsupportedRepoVersionError as error:
-        raise NotSimple(str(error)) from error
-    named = [link for link in map(_named_by_url, links) if _ARCHIVE.search(link.text)]
-    if not named:
-        _refuse_interactive(body)
-    return [pypi_simple.DistributionPackage.from_link(link, project) for link in named]
+    return packages, _html_status(found.meta)
+
+
+def _check_version(version: str) -> None:
+    """Accept what is compatible with version 1 (PEP 629). Raises NotSimple."""
+    major = version.strip().partition(".")[0]
+    if major.isdecimal() and major.lstrip("0") != "1":
+        raise NotSimple(f"it speaks version {version[:20]} of the protocol, which is not known here")
 
 
 def _named_by_url(link: Link) -> Link:
     """Name a link by its address as pip does: servers that list directories shorten the visible text."""
     name = unquote(urlsplit(link.url).path.rpartition("/")[2])
     return Link(text=name, url=link.url, attrs=link.attrs) if _ARCHIVE.search(name) else link
-
-
-def _refuse_interactive(body: bytes) -> None:
-    """Tell an empty project page from one made for people."""
-    if _LOGIN.search(body):
-        raise NotSimple("it is a login form", login=True)
-    if _INTERACTIVE.search(body):
-        raise NotSimple("it is a page for people, without a link to any package file")
 
 
 def _first_line(error: BaseException) -> str:
@@ -244,7 +237,7 @@ def _first_line(error: BaseException) -> str:
 def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile | None:
     """Take over what may be shown and stored; None for names that are unsound or another project's."""
     version = _version(package.version or "")
-    if version is None or package.project is None or not _SOUND_NAME.fullmatch(package.filename):
+    if version is None or package.project is None or not _nameable(package.filename):
         return None
     if canonicalize_name(package.project) != project or not _sound_hashes(package):
         return None
@@ -260,6 +253,11 @@ def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile |
         upload_time=_utc(package.upload_time) if package.upload_time else None,
         metadata=_lower(package.metadata_digests or {}) if package.has_metadata else None,
     )
+
+
+def _nameable(filename: str) -> bool:
+    """Tell whether a file may be called that, on any disk and in any URL."""
+    return len(filename) <= _MAX_NAME_CHARACTERS and _SOUND_NAME.fullmatch(filename) is not None
 
 
 def _utc(time: datetime) -> str:
@@ -284,7 +282,7 @@ def _sound_hashes(package: pypi_simple.DistributionPackage) -> bool:
 def _version(text: str) -> str | None:
     try:
         return str(Version(text))
-    except InvalidVersion:
+    except ValueError:  # also of a number that is too long to be one
         return None
 
 
@@ -324,7 +322,9 @@ def _tags_of(filename: str) -> str:
 
 @lru_cache(maxsize=20_000)
 def _parsed(triple: str) -> frozenset[Tag]:
-    return parse_tag(triple) if triple.count("-") == 2 else frozenset()  # noqa: PLR2004 - a triple
+    parts = triple.split("-")
+    combinations = math.prod(part.count(".") + 1 for part in parts)
+    return parse_tag(triple) if len(parts) == 3 and combinations <= _MAX_TAGS else frozenset()  # noqa: PLR2004 - a triple
 
 
 @lru_cache(maxsize=20_000)
@@ -348,7 +348,7 @@ def _right_python(requires_python: str | None, target: Target) -> bool:
     """Tell whether the target's Python is in the range; an unreadable range excludes nothing, as in pip."""
     try:
         return SpecifierSet(requires_python or "").contains(full_version(target), prereleases=True)
-    except InvalidSpecifier:
+    except ValueError:
         return True
 
 

@@ -15,8 +15,9 @@ from worker.gateway import pages
 from worker.gateway.addresses import shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.flight import SingleFlight
+from worker.gateway.links import NotSimple
 from worker.gateway.pagefiles import Head, PageFiles
-from worker.gateway.pages import NotSimple, Page
+from worker.gateway.pages import Page
 from worker.gateway.upstream import Answer, Upstream, gone
 
 MAX_PAGE_BYTES = 64 * 2**20
@@ -97,10 +98,10 @@ class Shelf:
             known = self._known(key, head, project) if head is not None else None
             # A clock that was set back makes an age negative.
             if known is not None and 0 <= age_seconds < self._lifetime(known.head):
-                return self._remember(key, known, age_seconds)
                 upstream.count_cached("page")
-            fetched = upstream.retrying(lambda: _ask(upstream, project, known))
+                return self._remember(key, known, age_seconds)
             upstream.count_missed("page")
+            fetched = upstream.retrying(lambda: _ask(upstream, project, known))
             self._store(key, fetched)
             return self._remember(key, fetched, 0)
 
@@ -196,7 +197,7 @@ def _max_age(headers: Mapping[str, str]) -> float | None:
     if found is None:
         return None
     age = headers.get("Age", "")
-    return max(0, int(found[1]) - (int(age) if age.isdecimal() else 0))
+    return max(0, int(found[1]) - (float(age) if age.isdecimal() else 0))
 
 
 def _storable(headers: Mapping[str, str]) -> bool:

@@ -203,10 +203,11 @@ class Task:
             try:
                 with self._waiting(upstream, project, "page", project, upstream.page_url(project)):
                     page = self._shelf.page(upstream, project)
+                    view = None if page is None else page.view(lens(self._target, self._rules, project))
             except UpstreamError as error:
                 raise Refused(self._incident(upstream, project, "page", project, error)) from error
-            if page is not None:
-                return Place(upstream, page.view(lens(self._target, self._rules, project)))
+            if view is not None:
+                return Place(upstream, view)
         return None
 
     @contextmanager

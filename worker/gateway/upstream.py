@@ -8,6 +8,7 @@ import http.cookiejar
 import importlib.metadata
 import itertools
 import random
+import re
 import secrets
 import socket
 import ssl
@@ -27,9 +28,9 @@ import urllib3.exceptions
 
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
-from jobs.traffic import Outcome, Traffic
 from jobs.metrics import Meter
-from worker.gateway.addresses import is_local, origin, shown
+from jobs.traffic import Outcome, Traffic
+from worker.gateway.addresses import locality, origin, shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.startup import Retries
 from worker.gateway.transport import Adapter, first_byte_limit, tls_context
@@ -39,6 +40,9 @@ CHUNK_BYTES = 64 * 1024
 _SMALL_BODY_BYTES = 64 * 1024
 _LEASE_MARGIN_SECONDS = 10
 """How much longer than its timeouts allow a request may count as being on its way."""
+_LONGEST_WISH_SECONDS = 86_400.0
+"""A server that asks to be left alone for longer has a wrong clock."""
+_WISH_SPREAD_SECONDS = 2.0
 _FULL_PAUSE_SECONDS = (0.02, 0.1)
 _DOWN = {
     ErrorKind.CONNECT_TIMEOUT,
@@ -50,6 +54,8 @@ _DOWN = {
     ErrorKind.RATE_LIMITED,
 }
 """What an index that is down looks like, if it is worth retrying."""
+_LENGTH = re.compile(r"[0-9]{1,18}")
+"""More digits are no length, and too many of them no number."""
 _REDIRECTS = {301, 302, 303, 307, 308}
 _GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 
@@ -71,19 +77,19 @@ class Answer:
     def __init__(self, response: requests.Response, url: str, received: Callable[[int], None]) -> None:
         """``received`` is told how many bytes came, at the end."""
         self._response = response
+        self._received = received
         self._error: UpstreamError | None = None
         self.turn: _Turn | None = None
         self.url = url
         """Where the answer came from, after redirects."""
         self.status = response.status_code
         self.headers = response.headers
-        self._received = received
 
     @property
     def size_bytes(self) -> int | None:
         """The body's length as announced; None when unknown or when the body is encoded on the way."""
         length = self.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() and not self.encoded else None
+        return int(length) if _LENGTH.fullmatch(length) and not self.encoded else None
 
     @property
     def encoded(self) -> bool:
@@ -110,13 +116,13 @@ class Answer:
             if (self.size_bytes or 0) <= _SMALL_BODY_BYTES and "Content-Length" in self.headers:
                 self._response.raw.drain_conn()
         finally:
+            self._received(self._response.raw.tell())
             self._response.close()
             if self.turn is not None:
                 self.turn.end(self._error)
 
 
 @dataclass
-            self._received(self._response.raw.tell())
 class _Turn:
     """A request's place among those that are on their way to an index."""
 
@@ -153,16 +159,16 @@ class Upstream:
         ca_bundle: Path | None = None,
         retries: Retries,
         traffic: Traffic | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """Without ``traffic``, everything is asked at once, however the index fares."""
+        self.meter = meter or Meter()
         self.settings = settings
         self._traffic = traffic
         self.name = settings.name
         self._retries = retries
-        meter: Meter | None = None,
         self._base = shown(settings.url).rstrip("/")
         self._origin = origin(settings.url)
-        self.meter = meter or Meter()
         self._authorization = _authorization(settings)
         self._http = self._session(tls_context(skip_ssl=settings.skip_ssl, ca_bundle=ca_bundle))
         if settings.skip_ssl:
@@ -231,9 +237,8 @@ class Upstream:
             answer = self._ask(url, headers, own=own)
             if answer.status not in _REDIRECTS or "Location" not in answer.headers:
                 return _usable(answer, headers)
-            location = urljoin(url, answer.headers["Location"])
             answer.close()
-            url = location
+            url = _location(url, answer.headers["Location"])
         raise UpstreamError(
             ErrorKind.SERVER_ERROR, f"redirected more than {MAX_REDIRECTS} times", url=shown(url), worth_retrying=False
         )
@@ -271,7 +276,7 @@ class Upstream:
         self._http.close()
 
     def _session(self, context: ssl.SSLContext) -> requests.Session:
-        session = requests.Session()
+        session = _Session()
         session.trust_env = False  # netrc would replace our credentials, REQUESTS_CA_BUNDLE our TLS rules
         session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         session.headers["User-Agent"] = f"vizfetch/{importlib.metadata.version('vizfetch')}"
@@ -292,6 +297,8 @@ class Upstream:
             response = self._http.get(
                 url,
                 headers=sent,
+                # Else a user name and password in a link would take the place of the header.
+                auth=_as_it_is,
                 timeout=first_byte_limit(self.settings.connect_timeout_seconds),
                 verify=not self.settings.skip_ssl,
                 allow_redirects=False,
@@ -328,16 +335,17 @@ class Upstream:
         """Refuse to be led to other schemes, from TLS to none, or to this machine."""
         target = origin(url)
         if target is None:
-            raise _refused(url, "is not an HTTP address")
+            raise _refused(url, "is not an HTTP address that can be trusted")
         if self._origin and self._origin[0] == "https" and target[0] == "http" and not self.settings.skip_ssl:
             raise _refused(url, "would be fetched without TLS although the index has it")
-        if is_local(target[1]):
-            self._refuse_local(target[1], url)
+        self._refuse_local(target[1], url)
 
     def _refuse_local(self, host: str, url: str | None = None) -> None:
         """Refuse this machine and its link, where services trust their neighbours, unless the index is there."""
+        near = locality(host)
         own_host = self._origin[1] if self._origin else ""
-        if is_local(host) and not is_local(own_host) and not self._own_address(host):
+        # An index on this machine may lead to this machine, but not to what answers on its link.
+        if near is not None and near != locality(own_host) and not self._own_address(host):
             raise _refused(url or self._base, "leads to this machine, where the index is not")
 
     def _own_address(self, host: str) -> bool:
@@ -349,24 +357,16 @@ class Upstream:
         budget = self._retries
         if not error.worth_retrying or number >= budget.attempts:
             return None
-        if error.retry_after_seconds is not None:
-            return error.retry_after_seconds if error.retry_after_seconds <= budget.max_retry_after_seconds else None
+        wish = error.retry_after_seconds
+        if wish is not None:
+            if wish > budget.max_retry_after_seconds:
+                return None
+            # All who were told the same would come back in the same instant.
+            return wish + random.uniform(0, min(wish, _WISH_SPREAD_SECONDS))  # noqa: S311 - the same
         delay: float = min(budget.base_delay_seconds * 2 ** (number - 1), budget.max_delay_seconds)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
 
-def _authorization(settings: IndexSettings) -> str | None:
-    """Make the header for the index's own origin."""
-    if settings.bearer_token is not None:
-        return f"Bearer {settings.bearer_token.get_secret_value()}"
-    if settings.username is None:
-        return None
-    password = settings.password.get_secret_value() if settings.password else ""
-    pair = f"{settings.username}:{password}".encode()  # UTF-8, as RFC 7617 recommends
-    return "Basic " + base64.b64encode(pair).decode("ascii")
-
-
-def _usable(answer: Answer, headers: Mapping[str, str]) -> Answer:
 class _Session(requests.Session):
     """Leaves redirects alone. requests prepares the next step of one that it is told not to follow.
 
@@ -385,6 +385,18 @@ def traffic_name(settings: IndexSettings) -> str:
     return hashlib.sha256(f"{base} {way}".encode()).hexdigest()[:16]
 
 
+def _authorization(settings: IndexSettings) -> str | None:
+    """Make the header for the index's own origin."""
+    if settings.bearer_token is not None:
+        return f"Bearer {settings.bearer_token.get_secret_value()}"
+    if settings.username is None:
+        return None
+    password = settings.password.get_secret_value() if settings.password else ""
+    pair = f"{settings.username}:{password}".encode()  # UTF-8, as RFC 7617 recommends
+    return "Basic " + base64.b64encode(pair).decode("ascii")
+
+
+def _usable(answer: Answer, headers: Mapping[str, str]) -> Answer:
     """Let answers pass that a caller can act upon; turn the others into errors."""
     status = answer.status
     ranged = "Range" in headers
@@ -433,13 +445,28 @@ def _retry_after(value: str | None) -> float | None:
     if value is None:
         return None
     if value.strip().isdecimal():
-        return float(value)
+        return min(float(value), _LONGEST_WISH_SECONDS)
     try:
         until = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     aware = until if until.tzinfo else until.replace(tzinfo=UTC)
-    return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return min(max(0.0, (aware - datetime.now(UTC)).total_seconds()), _LONGEST_WISH_SECONDS)
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+def _location(url: str, value: str) -> str:
+    """Return where a redirect leads."""
+    try:
+        # http.client reads headers as Latin-1, servers write UTF-8.
+        return urljoin(url, value.encode("latin-1").decode("utf-8"))
+    except ValueError:
+        raise UpstreamError(
+            ErrorKind.SERVER_ERROR, "redirected to something that is not a URL", url=shown(url), worth_retrying=False
+        ) from None
 
 
 def _down(url: str, what: str, wait_seconds: float) -> UpstreamError:

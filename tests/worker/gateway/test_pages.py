@@ -10,7 +10,8 @@ from pypi_simple import ProjectPage
 from config.settings import Target
 from tests.support.index_server import JSON_TYPE, IndexServer
 from tests.worker.gateway.conftest import MakeGateway, MakeIndex, get, index_settings
-from worker.gateway.pages import HTML_TYPE, Lens, NotSimple, Page, read
+from worker.gateway.links import NotSimple
+from worker.gateway.pages import HTML_TYPE, Lens, Page, read
 
 URL = "https://index.example/simple/demo/"
 SHA256 = "ab" * 32

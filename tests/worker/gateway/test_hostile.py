@@ -1,0 +1,118 @@
+"""Answers made to bring the gateway down: it says what they are, soon, and goes on serving others."""
+
+import json
+import time
+
+import pytest
+
+from jobs.errors import ErrorKind
+from tests.support.index_server import JSON_TYPE, Body, Fault, Status
+from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, index_settings, page, tiny_wheel
+from worker.gateway.links import NotSimple
+from worker.gateway.pages import Page, read
+
+URL = "https://index.example/simple/demo/"
+SOON_SECONDS = 20
+"""For pages that would take minutes, or for ever, in proportion to the square of their size."""
+
+
+def html(body: bytes) -> Page:
+    return read("demo", URL, "text/html", body)
+
+
+def file(filename: str = PURE, **more: object) -> dict[str, object]:
+    return {"filename": filename, "url": f"/files/{PURE}", "hashes": {}, **more}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<input " * 300_000,
+        b"<meta " * 300_000,
+        b"<!--x>" * 300_000,
+        b"<a href=x>" * 100_000,
+        b"<script>" + b"</s" * 300_000,
+        b"<a " + b"a " * 100_000 + b">",
+        b"<a>" * 900_000,
+    ],
+    ids=lambda body: body[:8].decode(),
+)
+def test_html_that_takes_for_ever_to_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.gateway.pages.MAX_LINKS", 20_000)
+    started = time.monotonic()
+    with pytest.raises(NotSimple):
+        html(body)
+    assert time.monotonic() - started < SOON_SECONDS
+
+
+@pytest.mark.parametrize("body", [b"<b>" * 150_000 + b"</i>" * 150_000, b"<a>x" * 150_000 + b"</b>" * 150_000])
+def test_html_without_balance_is_read_in_one_go(body: bytes) -> None:
+    started = time.monotonic()
+    assert html(body).files == ()
+    assert time.monotonic() - started < SOON_SECONDS
+
+
+def test_json_that_takes_more_memory_than_there_is() -> None:
+    body = b'{"meta":{"api-version":"1.0"},"name":"demo","files":[' + b"{}," * 8_000_000 + b"{}]}"
+    with pytest.raises(NotSimple, match="more values"):
+        read("demo", URL, JSON_TYPE, body)
+
+
+@pytest.mark.parametrize(
+    "filename",
+    [
+        "demo-1.0-{0}-{0}-{0}.whl".format(".".join(f"a{number}" for number in range(30))),
+        "demo-" + "9" * 5000 + "-py3-none-any.whl",
+        "demo-1.0-" + "a" * 300 + "-none-any.whl",
+    ],
+)
+def test_names_that_stand_for_too_much(filename: str, make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    body = json.dumps({"meta": {"api-version": "1.0"}, "name": "demo", "files": [file(filename), file()]}).encode()
+    index = make_index()
+    index.misbehave("/simple/demo/", Body(body, JSON_TYPE))
+    with make_gateway(index_settings(index)).session() as session:
+        [shown] = page(session).json()["files"]
+    assert shown["filename"] == PURE
+
+
+def test_a_range_of_pythons_that_nobody_can_read_excludes_nothing(
+    make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index = make_index()
+    index.add(PURE, tiny_wheel("demo", "1.0"), requires_python=">=" + "9" * 5000)
+    with make_gateway(index_settings(index)).session() as session:
+        assert [shown["filename"] for shown in page(session).json()["files"]] == [PURE]
+
+
+@pytest.mark.parametrize("charset", ["rot13", "zip", "idna", "punycode", "undefined", "\xff"])
+def test_encodings_that_are_none_of_pages(charset: str) -> None:
+    with pytest.raises(NotSimple, match="encoding"):
+        read("demo", URL, f'text/html; charset="{charset}"', b"<a href=x>x</a>")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Status(429, {"Retry-After": "9" * 400}), ErrorKind.RATE_LIMITED),
+        (Status(429, {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}), ErrorKind.RATE_LIMITED),
+        (Body(b"x", "text/html", {"Content-Length": "9" * 5000}), ErrorKind.SERVER_ERROR),
+    ],
+)
+def test_numbers_that_are_too_large(
+    fault: Fault, kind: ErrorKind, make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index = make_index()
+    index.misbehave("/simple/demo/", fault)
+    with make_gateway(index_settings(index)).session() as session:
+        page(session)
+        [incident] = session.record().incidents
+    assert incident.kind in {kind, ErrorKind.TRUNCATED, ErrorKind.READ_TIMEOUT}
+    assert incident.again_in_seconds is None or incident.again_in_seconds <= 86_400
+
+
+def test_an_age_that_is_too_large_makes_a_page_old(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add(PURE, tiny_wheel("demo", "1.0"))
+    index.page_headers = {"Cache-Control": "max-age=60", "Age": "9" * 5000}
+    with make_gateway(index_settings(index)).session() as session:
+        assert page(session).status_code == 200
