@@ -1,6 +1,7 @@
 """Looking again: what has not changed costs no pip and next to nothing of the indexes; what has is fetched."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from jobs.store import StatusStore
 from tests.integration.packages import PASSWORD, USERNAME, offer_packages
 from tests.integration.services import READY, submit
 from tests.support.command import Deployment, Service, eventually
-from tests.support.index_server import Basic, IndexServer, Status
+from tests.support.index_server import Basic, IndexServer, Stall, Status
 from tests.support.wheels import build_wheel
+from worker.gateway.startup import Retries
 
 MANIFEST = "version: 1\nvisualizations:\n  - package: acme-charts\n  - package: acme-maps\nrefresh: {}\n"
 
@@ -112,17 +114,40 @@ def test_an_index_that_is_down_is_no_index_that_has_not_changed(
     with asking.service("scheduler"), asking.service("worker") as worker:
         worker.wait_for(READY)
         done(store, submit(asking, "acme-maps"), worker)
-        index.misbehave("/simple/acme-base", Status(503))
+        # The second look and pip's: an attempt fails.
+        index.misbehave("/simple/acme-base", Status(503), times=2 * Retries().attempts)
         batch = submit(asking, "acme-maps")
         eventually(lambda: store.batch(batch).jobs[0].error, 60, worker.log.read_text)
         (job,) = store.batch(batch).jobs
         assert job.state in {JobState.QUEUED, JobState.RUNNING}
         assert list((tmp_path / "store").glob("bundles/acme-maps/1.0/*/bundle.json"))
-        index.behave()
         (job,) = done(store, batch, worker).jobs
         assert job.state is JobState.PUBLISHED
         assert job.bundle
         assert job.bundle.unchanged
+
+
+def test_looking_again_holds_up_neither_cancel_nor_stop(
+    asking: Deployment, store: StatusStore, index: IndexServer
+) -> None:
+    patient = {"MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "60s"}
+    with asking.service("scheduler"), asking.service("worker", **patient) as worker:
+        worker.wait_for(READY)
+        done(store, submit(asking, "acme-maps"), worker)
+        index.requests.clear()
+        index.misbehave("/simple/acme-base", Stall())
+        batch = submit(asking, "acme-maps")
+        eventually(lambda: index.seen("/simple/acme-base"), 30, worker.log.read_text)
+        assert asking.run("cancel", batch).output == "1 of 1 jobs cancelled\n"
+        eventually(lambda: "attempt_fenced" in worker.log.read_text(), 5, worker.log.read_text)
+
+        held = submit(asking, "acme-maps")
+        eventually(lambda: store.batch(held).counts[JobState.RUNNING], 30, worker.log.read_text)
+        begin = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - begin < 5
+        (job,) = store.batch(held).jobs
+        assert (job.state, job.attempt) == (JobState.QUEUED, 2)
 
 
 def test_two_schedulers_refresh_once(asking: Deployment, store: StatusStore, redis: Redis, tmp_path: Path) -> None:
