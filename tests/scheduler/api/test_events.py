@@ -65,7 +65,8 @@ def test_progress_is_told_until_the_batch_is_finished(api: Api, store: StatusSto
     assert last["event"] == "done"
     assert json.loads(last["data"])["counts"]["published"] == 1
     # Whoever comes again, as browsers do by themselves, is told to stay away, or what was missed.
-    assert listen(api, batch, Last_Event_ID=last["id"]).status_code == 204
+    with listen(api, batch, Last_Event_ID=last["id"]) as nothing:
+        assert nothing.status_code == 204
     (again,) = events(listen(api, batch, Last_Event_ID=event["id"]))
     assert (again["event"], again["id"], again["data"]) == ("done", last["id"], last["data"])
 
@@ -86,9 +87,9 @@ def test_no_more_listen_than_may_and_seats_become_free(api: Api, batch: str) -> 
         for _ in range(LISTENERS):
             answer = stack.enter_context(listen(api, batch))
             assert answer.status_code == 200
-        refused = listen(api, batch)
-        problem(refused, 503, "too-many-listeners")
-        assert int(refused.headers["Retry-After"]) > 0
+        with listen(api, batch) as refused:
+            problem(refused, 503, "too-many-listeners")
+            assert int(refused.headers["Retry-After"]) > 0
         assert api.get(f"/batches/{batch}")["total"] == 25
 
     def free() -> bool:
