@@ -33,8 +33,10 @@ def list_(context: typer.Context, config: ConfigFile = None, as_json: AsJson = F
     found = survey(store)
     if as_json:
         print_json([_document(bundle, store.uri(bundle_folder(bundle))) for bundle in found.bundles])
-    else:
+    elif found.bundles:
         _print_bundles(found.bundles)
+    else:
+        typer.echo(f"nothing is published in {store.uri('')}")
     _report_broken(found.broken)
 
 
@@ -255,7 +257,9 @@ def _print_report(report: "Report") -> None:
     read = f"{_count(report.bundles, 'bundle')}, {_count(report.objects, 'object')}, {size(report.size_bytes)} read"
     if report.issues:
         found = _count(len(report.issues), "issue")
-        typer.echo(f"{read}: {found}. To mend a bundle, delete these objects and fetch it again.")
+        typer.echo(
+            f"{read}: {found}. To mend a bundle, delete these objects and fetch it again (vizfetch submit --anew)."
+        )
     else:
         typer.echo(f"{read}: everything is as it was published")
 
