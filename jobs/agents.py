@@ -26,7 +26,9 @@ KEPT_BEATS = 3
 
 # What may differ between agents that work together, or must never be told.
 _OWN = frozenset({"nickname", "temporary_directory", "min_free_space_bytes", "cache", "concurrency", "redis", "api"})
-_SECRETS = frozenset({"username", "password", "bearer_token", "access_key", "secret_key", "profile", "prefix"})
+_SECRETS = frozenset(
+    {"username", "password", "bearer_token", "access_key", "secret_key", "profile", "prefix", "ca_bundle"}
+)
 
 
 class AgentIndex(Document):

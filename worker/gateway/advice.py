@@ -1,5 +1,8 @@
 """What a person can do about an index that fails, with the settings by the names users write."""
 
+import re
+
+from config.settings import IndexSettings
 from jobs.errors import ErrorKind
 from worker.gateway.errors import UpstreamError
 
@@ -32,19 +35,20 @@ _BY_KIND = {
 }
 _PUBLIC = (
     "This is the default public index; moderne.agent.visualization.useOnlyConfigured=true does without it, "
-    "moderne.agent.pypi[{{index}}].url names another."
+    "moderne.agent.pypi[{index}].url names another."
 )
 
 
-def message(error: UpstreamError, index: str, asked_for: str) -> str:
-    """Say what happened, where, and what to do. Holds no secret."""
-    what = f"{asked_for} could not be fetched from {index}: {error.url} {error.reason}."
+def message(error: UpstreamError, index: IndexSettings, asked_for: str) -> str:
+    """Say what happened, where, and what to do, by the names of settings that the user has. Holds no secret."""
+    what = f"{asked_for} could not be fetched from {index.name}: {error.url} {error.reason}."
     if error.kind is ErrorKind.FORBIDDEN and error.status is None:
         return f"{what} Ask who runs the index why it leads there."
     return f"{what} {_advice(error.kind, index)}".strip()
 
 
-def _advice(kind: ErrorKind, index: str) -> str:
-    if not index.startswith("pypi["):
-        return _PUBLIC.format() if kind is not ErrorKind.DISK_FULL else _BY_KIND[kind]
-    return _BY_KIND.get(kind, "").format(index=f"moderne.agent.{index}")
+def _advice(kind: ErrorKind, index: IndexSettings) -> str:
+    advice = _BY_KIND.get(kind, "")
+    if not index.name.startswith("pypi[") and (not advice or "{index}" in advice):
+        return _PUBLIC
+    return re.sub(r"\{index\}\.(\w+(?:\.\w+)?)", lambda found: index.setting(found[1]), advice)

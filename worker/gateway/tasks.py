@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from config.settings import Target
+from config.settings import IndexSettings, Target
 from jobs.errors import ErrorKind
 from worker.gateway import advice
 from worker.gateway.addresses import shown
@@ -47,7 +47,7 @@ class Place:
 class _Asked:
     """A question that an index has not answered yet."""
 
-    index: str
+    index: IndexSettings
     project: str
     step: Step
     what: str
@@ -213,7 +213,7 @@ class Task:
     @contextmanager
     def _waiting(self, upstream: Upstream, project: str, step: Step, what: str, url: str) -> Iterator[None]:
         """Note for the length of the block what an index is being asked; make mistakes of ours failures of its."""
-        asked = _Asked(upstream.name, project, step, what, url, time.monotonic())
+        asked = _Asked(upstream.settings, project, step, what, url, time.monotonic())
         with self._lock:
             self._pending[id(asked)] = asked
         try:
@@ -237,7 +237,7 @@ class Task:
             duration_seconds=round(error.duration_seconds, 3),
             attempts=error.attempts,
             again_in_seconds=error.again_in_seconds,
-            message=advice.message(error, upstream.name, what),
+            message=advice.message(error, upstream.settings, what),
         )
         with self._lock:
             known = self._incidents.setdefault((step, what), incident)
@@ -299,7 +299,7 @@ def _unanswered(asked: _Asked) -> Incident:
     error = UpstreamError(ErrorKind.CONNECT_TIMEOUT, "has not answered yet", url=shown(asked.url))
     return Incident(
         kind=error.kind,
-        index=asked.index,
+        index=asked.index.name,
         project=asked.project,
         url=error.url,
         step=asked.step,
