@@ -26,12 +26,13 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Broker:
-    """The way to the workers: publishes a message, and tells how many of a priority wait.
+    """The way to the workers: publishes a message unless nobody can take it, and tells how many of a priority wait.
 
     Both raise ``StatusUnavailable``.
     """
 
-    publish: Callable[[FetchMessage, Priority], None]
+    publish: Callable[[FetchMessage, Priority], bool]
+    """Tells whether it did."""
     waiting: Callable[[Priority], int]
 
 
@@ -58,6 +59,12 @@ class Loop:
         self._reap_from = clock() + lease_seconds
         self._refresh = refresh
         self._published = False
+        self._turned = clock()
+
+    @property
+    def turn_age_seconds(self) -> float:
+        """Since when the loop has not ended a turn, whether or not Redis answered in it."""
+        return self._clock() - self._turned
 
     def run(self, stop: threading.Event) -> None:
         """Take turns until ``stop`` is set. Redis being away is waited out."""
@@ -75,6 +82,7 @@ class Loop:
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))
             self._reap_from = self._clock() + self._lease_seconds
+        self._turned = self._clock()
 
     def _reap(self) -> None:
         if self._clock() < self._reap_from:
@@ -92,5 +100,4 @@ class Loop:
     def _fill(self, priority: Priority, free: int) -> None:
         # A message may be lost with the worker that took it from the queue; two leases later it is published again.
         for job, attempt in self._store.take_due(free, 2 * self._lease_seconds, priority):
-            self._broker.publish(FetchMessage(job=job, attempt=attempt), priority)
-            self._published = True
+            self._published |= self._broker.publish(FetchMessage(job=job, attempt=attempt), priority)

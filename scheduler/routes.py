@@ -82,26 +82,27 @@ class Routes:
         self._looked_everywhere[priority] = now
         return self._served
 
-    def publish(self, message: FetchMessage, priority: Priority) -> None:
-        """Publish a message into the queue of its job, if somebody serves it and it has room.
+    def publish(self, message: FetchMessage, priority: Priority) -> bool:
+        """Publish a message into the queue of its job, if somebody serves it and it has room; tells whether it did.
 
         Called for what was taken after ``waiting`` was asked for the same priority.
         """
         spec = self.store.spec(message.job)
         if spec is None:
-            return
+            return False
         queue = queue_for(spec)
         if queue not in self._served:
             self._report(message.job, spec, queue)
             self.store.defer(message.job, message.attempt, _AGAIN_UNSERVED_SECONDS)
-            return
+            return False
         self._used.add(queue)
         if self._lengths[queue] >= self._room:
             self.store.defer(message.job, message.attempt, _AGAIN_FULL_SECONDS)
-            return
+            return False
         self.store.note(message.job, "")
         publish(self.app, message, queue, priority)
         self._lengths[queue] += 1
+        return True
 
     def _ask_lengths(self, priority: Priority) -> Mapping[str, int]:
         try:

@@ -33,9 +33,10 @@ class Messages:
     def broker(self) -> Broker:
         return Broker(publish=self.publish, waiting=lambda _priority: self.waiting)
 
-    def publish(self, message: FetchMessage, priority: Priority) -> None:
+    def publish(self, message: FetchMessage, priority: Priority) -> bool:
         self.published.append(message)
         self.priorities.append(priority)
+        return True
 
 
 @pytest.fixture
