@@ -2,8 +2,13 @@
 
 Two things are asked at once, under the rules of every fetch: the index's root, and the page of a project that is most
 likely not there. The page decides, since pages are what a fetch asks for: an index that knows no such project has
-accepted the credentials. Many indexes have no root, or refuse it; one that shows a page for people there, and knows no
-project, is another web site.
+accepted the credentials. Many indexes refuse their root; one that shows a page for people there, and knows no project,
+is another web site.
+
+Some indexes have no root at all, and any web server says of a wrong path that there is nothing. Where both the root and
+the page are missing, one more round is asked for projects that are most likely there: the visualizations that everybody
+can have, and pip, which every mirror of the public index has. When those are missing as well, there is no sign of an
+index. One that has no root and only other projects is used with ``skipValidateConnectivity``, as the advice says.
 """
 
 import re
@@ -24,7 +29,7 @@ from config.settings import IndexSettings
 from jobs.errors import ErrorKind
 from worker.background import caused_by, later
 from worker.findings import Finding, Verdict, holds, wrong
-from worker.gateway.addresses import shown
+from worker.gateway.addresses import origin, shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.pages import HTML_TYPE, JSON_TYPE
 from worker.gateway.shelf import fetch
@@ -34,6 +39,9 @@ from worker.gateway.upstream import Answer, Upstream, gone
 
 PROJECT = "vizfetch-connectivity-check"
 """The name that is asked for. It need not exist, and should not."""
+
+KNOWN_PROJECTS = ("moderne-visualizations-misc", "pip")
+"""What is asked for where neither the root nor ``PROJECT`` is there."""
 
 _ASK_AGAIN_SECONDS = 0.5
 _PASSING = {ErrorKind.CONNECTION, ErrorKind.SERVER_ERROR, ErrorKind.TRUNCATED}
@@ -47,6 +55,8 @@ _PUBLIC = (
     "This is the default public index: moderne.agent.visualization.useOnlyConfigured=true does without it, and "
     "moderne.agent.pypi[{index}].url with its proxy.host and proxy.port names it or another."
 )
+
+_KNOWN = " nor ".join(KNOWN_PROJECTS)
 
 _T = TypeVar("_T")
 
@@ -73,7 +83,7 @@ def look_at_index(
     page = later(lambda: _asked(lambda: fetch(upstream, PROJECT)))
     root = later(lambda: _asked(lambda: _look_at_root(upstream, index)))
     try:
-        return _judge(failure, page.result(), root.result)
+        return _judge(failure, page.result(), root.result, lambda: _has_known_project(upstream))
     finally:
         upstream.close()
 
@@ -90,6 +100,12 @@ def _asked(ask: Callable[[], _T]) -> _T | UpstreamError:
         return ask()
     except UpstreamError as error:
         return error
+
+
+def _has_known_project(upstream: Upstream) -> bool:
+    asked = [later(lambda name=name: _asked(lambda: fetch(upstream, name))) for name in KNOWN_PROJECTS]
+    pages = [each.result() for each in asked]
+    return any(page is not None and not isinstance(page, UpstreamError) for page in pages)
 
 
 # ---- the root
@@ -139,7 +155,9 @@ def _names_a_project(href: bytes, text: bytes) -> bool:
 # ---- the judgement
 
 
-def _judge(failure: "_Failure", page: object, root: Callable[[], _Root | UpstreamError]) -> Finding:
+def _judge(
+    failure: "_Failure", page: object, root: Callable[[], _Root | UpstreamError], has_known_project: Callable[[], bool]
+) -> Finding:
     """Judge by the page, and by the root where that says more."""
     index = failure.index
     if isinstance(page, UpstreamError):
@@ -151,6 +169,8 @@ def _judge(failure: "_Failure", page: object, root: Callable[[], _Root | Upstrea
     there = root()
     if page is None and isinstance(there, _Root) and there.odd:
         return failure.not_an_index(there.odd)
+    if page is None and isinstance(there, _Root) and not there.there and not has_known_project():
+        return failure.nothing_there()
     through = f" through the proxy {index.proxy.host}:{index.proxy.port}" if index.proxy else ""
     unlisted = "" if _is_list(there) else "; it has no list of projects, which not every index has"
     return holds(failure.subject, f"{failure.where} answers{through}{unlisted}")
@@ -171,6 +191,9 @@ class _Failure:
 
     def because(self, error: UpstreamError) -> Finding:
         """Return the finding for an error."""
+        return self._here(error) if origin(error.url) == origin(self.index.url) else self._beyond(error)
+
+    def _here(self, error: UpstreamError) -> Finding:
         refused = error.status is not None
         match error.kind:
             case ErrorKind.AUTHENTICATION:
@@ -196,10 +219,31 @@ class _Failure:
                 step, advice = "answer", self._answer(error.status)
         return self._finding(step, self._found(error), advice)
 
+    def _beyond(self, error: UpstreamError) -> Finding:
+        """Return the finding for an error at another place, to which the index leads."""
+        name = self._name("url")
+        if error.kind in {ErrorKind.AUTHENTICATION, ErrorKind.FORBIDDEN} and error.status is not None:
+            advice = f"Credentials are sent to the host of {name} only: write the address where the index really is."
+            step = "credentials"
+        else:
+            advice = f"Check that it can be reached from here, or write in {name} where the index really is."
+            unknown = caused_by(error, urllib3.exceptions.NameResolutionError)
+            step = "name" if unknown else "TLS" if error.kind is ErrorKind.TLS else "redirect"
+        reason = re.sub(r"\[Errno -?\d+\] ", "", error.reason)
+        return self._finding(step, f"{self.where} leads to {error.url}, where the look ended: {reason}", advice)
+
     def not_an_index(self, odd: str) -> Finding:
         """Return the finding that there is another kind of web site."""
         found = f"{self.where} is not a package index: what it shows is {odd}"
         return self._finding("index", found, self._root_advice())
+
+    def nothing_there(self) -> Finding:
+        """Return the finding that there is no sign of an index at this path."""
+        found = f"{self.where} is not a package index: it has neither a list of projects nor {_KNOWN}"
+        switch = f"{self._name('skipValidateConnectivity')}=true"
+        return self._finding(
+            "index", found, f"{self._root_advice()} If it is, and has neither, {switch} does without this look."
+        )
 
     def _finding(self, step: str, found: str, advice: str) -> Finding:
         verdict = Verdict.WRONG if step == "credentials" else Verdict.UNREACHABLE

@@ -272,6 +272,8 @@ class IndexServer:
         self.forms = forms
         self.ranges = ranges
         self.protect_files = protect_files
+        self.lists_projects = True
+        """Whether the root is there, which PEP 503 asks for and not every index has."""
         self.etags = etags
         """Whether each page has an ETag of its own content."""
         self.page_headers: dict[str, str] = {}
@@ -374,11 +376,20 @@ class IndexServer:
         if self.auth is not None and protected and headers.get("Authorization") != self.auth.header:
             return Right(401, {"WWW-Authenticate": 'Basic realm="index"'}, b"who are you?")
         match path.strip("/").split("/"):
+            case ["simple"] if self.lists_projects:
+                return self._root(headers.get("Accept", ""))
             case ["simple", name] if name in self._files:
                 return self._unless_unchanged(self._page(name, headers.get("Accept", "")), headers)
             case ["files", name]:
                 return self._file(unquote(name), headers.get("Range"))
         return Right(404, {}, b"not here")
+
+    def _root(self, accept: str) -> Right:
+        if "json" in self.forms and JSON_TYPE in accept:
+            document = {"meta": {"api-version": "1.1"}, "projects": [{"name": name} for name in self._files]}
+            return Right(200, {"Content-Type": JSON_TYPE}, json.dumps(document).encode())
+        anchors = "".join(f'<a href="/simple/{name}/">{name}</a>' for name in self._files)
+        return Right(200, {"Content-Type": "text/html"}, f"<!DOCTYPE html><html><body>{anchors}</body></html>".encode())
 
     def _unless_unchanged(self, page: Right, headers: Message) -> Right:
         """Answer a conditional request (RFC 9110, 13): validators that match have not changed."""

@@ -29,7 +29,7 @@ from tests.support.wheels import build_wheel
 from tests.worker.gateway.conftest import MakeIndex, make_index, resources
 from worker.findings import Verdict
 from worker.gateway.errors import UpstreamError
-from worker.index_check import PROJECT, _Failure, look_at_index, unused_proxies
+from worker.index_check import KNOWN_PROJECTS, PROJECT, _Failure, look_at_index, unused_proxies
 
 __all__ = ["make_index", "resources"]  # fixtures
 
@@ -50,8 +50,56 @@ def index(make_index: MakeIndex) -> IndexServer:
 def test_a_project_that_is_not_there_is_a_good_answer(index: IndexServer) -> None:
     finding = look_at_index(settings(index.url))
     assert finding.holds
-    assert finding.found == f"{index.url} answers; it has no list of projects, which not every index has"
+    assert finding.found == f"{index.url} answers"
     assert {request.path for request in index.seen()} == {PAGE, "/simple/"}
+
+
+@pytest.mark.parametrize("known", KNOWN_PROJECTS)
+def test_an_index_without_a_root_is_known_by_a_project(index: IndexServer, tmp_path: Path, known: str) -> None:
+    index.lists_projects = False
+    wheel = build_wheel(tmp_path, known)
+    index.add(wheel.name, wheel)
+    finding = look_at_index(settings(index.url))
+    assert finding.holds
+    assert finding.found == f"{index.url} answers; it has no list of projects, which not every index has"
+    assert {request.path for request in index.seen()} == {
+        PAGE,
+        "/simple/",
+        *(f"/simple/{name}/" for name in KNOWN_PROJECTS),
+    }
+
+
+def test_a_path_where_there_is_nothing_is_no_index(index: IndexServer) -> None:
+    finding = look_at_index(settings(f"{index.origin}/other/path"))
+    assert (finding.verdict, finding.step) == (Verdict.UNREACHABLE, "index")
+    assert "is not a package index: it has neither a list of projects nor moderne-visualizations-misc" in finding.found
+    assert "moderne.agent.pypi[0].url must be the root of a simple repository" in finding.advice
+    assert "moderne.agent.pypi[0].skipValidateConnectivity=true" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("location", "step", "said"),
+    [
+        ("http://nowhere.invalid/simple/", "name", "leads to http://nowhere.invalid/simple/"),
+        ("http://127.0.0.1:1/simple/", "redirect", "Connection refused"),
+    ],
+)
+def test_a_redirect_is_blamed_on_where_it_leads(index: IndexServer, location: str, step: str, said: str) -> None:
+    index.misbehave("/simple/", Redirect(location))
+    finding = look_at_index(settings(index.url))
+    assert (finding.verdict, finding.step) == (Verdict.UNREACHABLE, step)
+    assert finding.found.startswith(f"{index.url} leads to {location.rpartition('/simple')[0]}/")
+    assert said in finding.found
+    assert "write in moderne.agent.pypi[0].url where the index really is" in finding.advice
+
+
+def test_another_host_that_asks_for_credentials_gets_none(make_index: MakeIndex, index: IndexServer) -> None:
+    other = make_index(auth=Basic("ada", "planted-password"))
+    index.misbehave("/simple/", Redirect(f"{other.url}/x/"))
+    finding = look_at_index(settings(index.url, username="ada", password="planted-password"))
+    assert (finding.verdict, finding.step) == (Verdict.WRONG, "credentials")
+    assert "Credentials are sent to the host of moderne.agent.pypi[0].url only" in finding.advice
+    assert "Authorization" not in other.seen()[0].headers
 
 
 def test_a_list_of_projects_is_read_at_its_beginning_only(index: IndexServer) -> None:
@@ -78,7 +126,7 @@ def test_forms_of_a_root(index: IndexServer, body: Body) -> None:
     assert (finding.verdict, finding.found) == (Verdict.HOLDS, f"{index.url} answers")
 
 
-@pytest.mark.parametrize("fault", [Status(403), Status(401), Status(500), Status(410), Reset(), Short(3)])
+@pytest.mark.parametrize("fault", [Status(403), Status(401), Status(500), Reset(), Short(3)])
 def test_a_root_that_fails_is_no_harm_when_pages_work(index: IndexServer, fault: Fault) -> None:
     index.misbehave(PAGE, Status(404))
     index.misbehave("/simple/", fault)
