@@ -58,8 +58,8 @@ class Wanted:
     url: str
     sha256: str | None
     size_bytes: int | None
-    wheel: str | None = None
-    """The file name of a wheel, which must hold what it says; None for anything else."""
+    filename: str | None = None
+    """The name of a wheel or a source distribution, which must hold what it says; None for anything else."""
     is_metadata: bool = False
 
 
@@ -211,6 +211,7 @@ class FileCache:
                     wanted.size_bytes,
                     self._new_part(),
                     max_bytes=_MAX_METADATA_BYTES if wanted.is_metadata else max(self._max_size_bytes, MAX_FILE_BYTES),
+                    packed=wanted.filename is not None and wanted.filename.endswith(".gz"),
                 )
                 self._downloads[key] = download
                 work = (key, download, wanted, link)
@@ -267,21 +268,21 @@ class FileCache:
             raise
 
     def _checked(self, sha256: str, path: Path, wanted: Wanted) -> bytes:
-        """Return a wheel's metadata, read once for each name that it has; nothing for anything else.
+        """Return a file's metadata, read once for each name that it has; nothing for what is metadata itself.
 
-        Raises UpstreamError when the wheel is not what its name says.
+        Raises UpstreamError when the file is not what its name says.
         """
-        if wanted.wheel is None:
+        if wanted.filename is None:
             return b""
-        key = sha256, wanted.wheel
+        key = sha256, wanted.filename
         with self._lock:
             if key in self._metadata:
                 self._metadata.move_to_end(key)
                 return self._metadata[key]
         try:
-            content = inside.metadata(path, wanted.wheel)
-        except inside.NotThisWheel as error:
-            reason = f"is not the wheel that its name says: {error}"
+            content = inside.metadata(path, wanted.filename)
+        except inside.NotThisFile as error:
+            reason = f"is not what its name says: {error}"
             raise UpstreamError(ErrorKind.BROKEN_WHEEL, reason, url=shown(wanted.url)) from error
         with self._lock:
             self._metadata[key] = content

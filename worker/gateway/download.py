@@ -35,11 +35,17 @@ class Download:
         path: Path,
         *,
         max_bytes: int,
+        packed: bool = False,
     ) -> None:
-        """``max_bytes`` is what is taken in at most, whatever the index says or does not say of the size."""
+        """``max_bytes`` is what is taken in at most, whatever the index says or does not say of the size.
+
+        ``packed`` is a file that is compressed by itself, and stays so whatever the index says of its encoding.
+        """
         self.path = path
         self._max_bytes = max_bytes
         self.expected_sha256 = expected_sha256
+        self._packed = packed
+        self._validator: str | None = None
         self._upstream = upstream
         self._url = url
         self._changed = threading.Condition()
@@ -150,8 +156,10 @@ class Download:
         """Ask for what is missing, and take in what comes."""
         # Identity: ranges and lengths then count the file's own bytes.
         headers = {"Accept-Encoding": "identity"}
-        if self._received:
+        # Without a promised hash nothing else would tell that what comes now belongs to another file.
+        if self._received and (self.expected_sha256 or self._validator):
             headers["Range"] = f"bytes={self._received}-"
+            headers |= {"If-Range": self._validator} if self._validator else {}
         answer = self._upstream.open(self._url, headers)
         try:
             self._take(answer)
@@ -166,7 +174,11 @@ class Download:
                 status=answer.status,
                 worth_retrying=False,
             )
+        if self._packed:
+            answer.leave_encoded()
         position = self._received if self._resumes(answer) else 0
+        if not position:
+            self._validator = _strong(answer.headers.get("ETag"))
         self._announce(None if position else answer.size_bytes)
         for chunk in answer.chunks():
             fresh = self._skip(chunk, position)
@@ -234,6 +246,11 @@ class Download:
         self, kind: ErrorKind, reason: str, *, status: int | None = None, worth_retrying: bool | None = None
     ) -> UpstreamError:
         return UpstreamError(kind, reason, url=shown(self._url), status=status, worth_retrying=worth_retrying)
+
+
+def _strong(etag: str | None) -> str | None:
+    """Return a validator that promises the same bytes (RFC 9110, 8.8.1), or None for any other."""
+    return etag if etag is not None and etag.startswith('"') else None
 
 
 def disk_error(error: OSError, url: str) -> UpstreamError:

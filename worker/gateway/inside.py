@@ -1,38 +1,100 @@
-"""What a wheel is, seen from the inside: whether it is the one that its name says, and its metadata."""
+"""What a file is, seen from the inside: whether it is the one that its name says, and its metadata."""
 
+import tarfile
+import zlib
 from pathlib import Path
 from zipfile import ZipFile
 
 from packaging.metadata import parse_email
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    NormalizedName,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import InvalidVersion, Version
 
 from bundles.archive import MAX_TEXT_BYTES, READ_ERRORS, dist_info
 
+_MAX_UNPACKED_BYTES = 2**30
+"""How far into a source distribution its PKG-INFO is looked for."""
+_SOURCE_ERRORS = (*READ_ERRORS, tarfile.TarError, OSError, zlib.error)
 
-class NotThisWheel(Exception):
-    """The file is not a sound wheel, or another one than its name says; the text says which."""
+
+class NotThisFile(Exception):
+    """The file is not sound, or another one than its name says; the text says which."""
 
 
 def metadata(path: Path, filename: str) -> bytes:
-    """Return the wheel's METADATA, as PEP 658 has an index serve it. Raises NotThisWheel.
+    """Return a wheel's METADATA, as PEP 658 has an index serve it, or a source distribution's PKG-INFO, if it has one.
 
-    pip passes over a wheel that turns out to be another project's or version's, and takes an older one in silence. So
-    it must not get one.
+    pip passes over a file that turns out to be another project's or version's, and takes an older one in silence. So it
+    must not get one. Raises NotThisFile.
     """
+    if not filename.endswith(".whl"):
+        return _source(path, filename)
     try:
         name, version, *_ = parse_wheel_filename(filename)
         with ZipFile(path) as archive:
             content = _metadata(archive)
     except InvalidWheelFilename as error:
-        raise NotThisWheel(str(error)) from error
+        raise NotThisFile(str(error)) from error
     except READ_ERRORS as error:
-        raise NotThisWheel(f"it is not a readable wheel: {error}") from error
+        raise NotThisFile(f"it is not a readable wheel: {error}") from error
+    _compare(content, name, version)
+    return content
+
+
+def _source(path: Path, filename: str) -> bytes:
+    """Return PKG-INFO (PEP 643); nothing where there is none, or where the name does not follow PEP 625."""
+    try:
+        name, version = parse_sdist_filename(filename)
+        content = _zipped(path) if filename.endswith(".zip") else _tarred(path)
+    except InvalidSdistFilename:
+        return b""
+    except _SOURCE_ERRORS as error:
+        raise NotThisFile(f"it is not a readable source distribution: {error}") from error
+    if content:
+        _compare(content, name, version)
+    return content
+
+
+def _zipped(path: Path) -> bytes:
+    with ZipFile(path) as archive:
+        for member in archive.infolist():
+            if _is_pkg_info(member.filename):
+                if member.file_size > MAX_TEXT_BYTES:
+                    raise ValueError(f"PKG-INFO is larger than {MAX_TEXT_BYTES} bytes")
+                return archive.read(member)
+    return b""
+
+
+def _tarred(path: Path) -> bytes:
+    # As a stream: an archive that unpacks to much more than its size is not read on.
+    with tarfile.open(path, "r|*") as archive:
+        for member in archive:
+            if member.isfile() and _is_pkg_info(member.name):
+                if member.size > MAX_TEXT_BYTES:
+                    raise ValueError(f"PKG-INFO is larger than {MAX_TEXT_BYTES} bytes")
+                file = archive.extractfile(member)
+                return file.read() if file else b""
+            if member.offset_data + member.size > _MAX_UNPACKED_BYTES:
+                return b""
+    return b""
+
+
+def _is_pkg_info(name: str) -> bool:
+    parts = name.removeprefix("./").split("/")
+    return parts[1:] == ["PKG-INFO"]
+
+
+def _compare(content: bytes, name: NormalizedName, version: Version) -> None:
     text = content.decode("utf-8", "replace").replace("\r\n", "\n")
     raw, _ = parse_email(text.partition("\n\n")[0])
     if canonicalize_name(raw.get("name", "")) != name or _version(raw.get("version", "")) != version:
-        raise NotThisWheel(f"inside it is {raw.get('name')} {raw.get('version')}")
-    return content
+        raise NotThisFile(f"inside it is {raw.get('name')} {raw.get('version')}")
 
 
 def _metadata(archive: ZipFile) -> bytes:

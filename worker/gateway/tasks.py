@@ -326,7 +326,7 @@ def _served(delivery: Delivery) -> Served:
 
 def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
     if not metadata:
-        return Wanted(file.url, file.sha256, file.size_bytes, wheel=file.filename if file.is_wheel else None)
+        return Wanted(file.url, file.sha256, file.size_bytes, filename=file.filename)
     return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None, is_metadata=True)
 
 

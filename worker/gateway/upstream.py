@@ -79,6 +79,7 @@ class Answer:
         self._response = response
         self._received = received
         self._error: UpstreamError | None = None
+        self._decoded = True
         self.turn: _Turn | None = None
         self.url = url
         """Where the answer came from, after redirects."""
@@ -94,7 +95,14 @@ class Answer:
     @property
     def encoded(self) -> bool:
         """Whether the body is compressed on the way, so that its length and ranges count other bytes."""
-        return self.headers.get("Content-Encoding", "identity").lower() != "identity"
+        return self._decoded and self.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+    def leave_encoded(self) -> None:
+        """Take the body as it comes.
+
+        Some servers say of a ``.tar.gz`` that it is a tar archive with the encoding gzip, instead of what it is.
+        """
+        self._decoded = False
 
     @property
     def unchanged(self) -> bool:
@@ -105,7 +113,10 @@ class Answer:
         """Yield the body, decoded. Raises UpstreamError when it breaks, ends early or takes too long."""
         try:
             with _translated(self.url, in_body=True):
-                yield from self._response.iter_content(CHUNK_BYTES)
+                if self._decoded:
+                    yield from self._response.iter_content(CHUNK_BYTES)
+                else:
+                    yield from self._response.raw.stream(CHUNK_BYTES, decode_content=False)
         except UpstreamError as error:
             self._error = error
             raise
