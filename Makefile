@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench
 
-.PHONY: help demo test check format lint types imports real sixty chaos reference docs lock clean
+.PHONY: help demo test check format lint types imports bench real sixty chaos reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ reference: $(VENV)/.dev ## do the documents show the settings as they are
 docs: $(VENV)/.dev ## write the settings and the schema of bundle.json into the documents
 	$(BIN)/python -m config.reference
 	$(BIN)/python -m bundles.schema
+
+bench: $(VENV)/.dev ## what it costs, beside what people would use instead; BENCH="cold warm" runs parts
+	PYTHONPATH=. $(BIN)/python -m bench $(BENCH_ARGS) $(BENCH)
 
 real: $(VENV)/.dev ## the main job on real input against the public index, and what a release must show
 	PYTHONPATH=. $(BIN)/python -m bench.real --batch

@@ -1,8 +1,9 @@
 """A whole installation on this machine: a Valkey, a SeaweedFS S3 server, a scheduler and workers, all on loopback."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import StorageSettings
@@ -19,6 +20,8 @@ class Stack:
 
     deployment: Deployment
     storage: StorageSettings
+    pids: Mapping[str, int] = field(default_factory=dict)
+    """The main process of each service by its name; workers by their nicknames."""
 
 
 @contextmanager
@@ -26,8 +29,11 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
     """Run it in ``place`` with a worker for each nickname, and ``variables`` for all of it, until the block is left."""
     (place / "seaweed").mkdir()
     with ExitStack() as running:
+        before = direct_children()
         redis = running.enter_context(valkey(place / "valkey"))
+        pids = {"valkey": (direct_children() - before).pop()}
         s3 = running.enter_context(seaweed(place / "seaweed"))
+        pids["seaweed"] = (direct_children() - before - {pids["valkey"]}).pop()
         storage = s3.storage("bench")
         settings = {
             f"{PREFIX}REDIS_URL": redis.url.get_secret_value(),
@@ -40,10 +46,17 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
             f"{PREFIX}CONCURRENCY": "1",
         }
         deployment = Deployment(settings | variables, place)
-        running.enter_context(deployment.service("scheduler"))
+        pids["scheduler"] = running.enter_context(deployment.service("scheduler")).process.pid
         started = [
             running.enter_context(deployment.service("worker", MODERNE_AGENT_NICKNAME=nickname)) for nickname in workers
         ]
-        for worker in started:
+        for nickname, worker in zip(workers, started, strict=True):
             worker.wait_for("ready.")
-        yield Stack(deployment, storage)
+            pids[nickname] = worker.process.pid
+        yield Stack(deployment, storage, pids)
+
+
+def direct_children() -> set[int]:
+    """Return the pids of the processes that this one started and that live."""
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}

@@ -1,0 +1,139 @@
+"""What stays in memory: at rest, while a wheel of 1 GB passes through, and after many jobs."""
+
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from bench.figures import Figure, Goal, Results
+from bench.latency import put
+from bench.lists import MIB, installation
+from bench.measure import memory_bytes
+from bench.mirror import mirror
+from bench.options import Options
+from bench.stack import Stack
+from config.settings import RedisSettings, Target
+from jobs.connection import connect
+from jobs.models import JobSpec
+from jobs.store import StatusStore
+from tests.support.command import children
+
+_LARGE_BYTES = 2**30
+_BLOCK_BYTES = 16 * 2**20
+_QUEUED = 10_000
+_AGAIN = 10
+_AT_ONCE = 200
+
+
+def measure(_options: Options) -> Results:
+    """Look at the processes of one installation, one thing after the other."""
+    with tempfile.TemporaryDirectory(prefix="vizfetch-bench-") as name:
+        place = Path(name)
+        content = {f"acme_large/block-{n}.bin": _noise(n) for n in range(_LARGE_BYTES // _BLOCK_BYTES)}
+        put(place / "index", "acme-large", requires=[], files=content)
+        del content
+        put(place / "index", "acme", requires=[])
+        (place / "ours").mkdir()
+        with (
+            mirror(place / "index") as index,
+            installation(place / "ours", index, concurrency=1) as running,
+        ):
+            return _look(running)
+
+
+def _look(running: Stack) -> Results:
+    running.deployment.run("submit", "acme", "--wait", "--json", seconds=120)
+    rest = _worker(running)
+    peaks = _peaks_during(running, ["submit", "acme-large", "--wait", "--json"])
+    grown = [_worker(running)["child"]]
+    for number in range(_AGAIN):
+        _many(running, f"again-{number}")
+        grown.append(_worker(running)["child"])
+    scheduler = _scheduler_with_queue(running)
+    figures = [
+        *(
+            Figure("memory", f"worker {part} at rest (RSS)", "MiB", [size / MIB], "vizfetch worker")
+            for part, size in rest.items()
+        ),
+        *(
+            Figure("memory", f"worker {part}, highest with 1 GB", "MiB", [size / MIB], "vizfetch submit acme-large")
+            for part, size in peaks.items()
+        ),
+        Figure("memory", "child after each 200 jobs", "MiB", [size / MIB for size in grown], "vizfetch submit acme"),
+        Figure("memory", "scheduler with 10,000 jobs", "MiB", [scheduler / MIB], "vizfetch scheduler"),
+    ]
+    most, more = max(rest.values()) / MIB, max(peaks[part] - rest[part] for part in rest) / MIB
+    goals = [
+        Goal("memory", "memory: worker process at rest, MiB", most, 120, at_least=False, ratio=False),
+        Goal("memory", "memory: more with a wheel of 1 GB, MiB", more, 64, at_least=False, ratio=False),
+        Goal("memory", "memory: scheduler with 10,000 jobs, MiB", scheduler / MIB, 120, at_least=False, ratio=False),
+        Goal(
+            "memory",
+            "memory: child after all jobs to half of them",
+            grown[-1] / grown[len(grown) // 2],
+            1.05,
+            at_least=False,
+        ),
+    ]
+    return Results(figures, goals)
+
+
+def _noise(number: int) -> bytes:
+    import random  # noqa: PLC0415
+
+    return random.Random(number).randbytes(_BLOCK_BYTES)  # noqa: S311 - content that does not compress
+
+
+def _worker(running: Stack) -> dict[str, int]:
+    """Return what each of an agent's processes holds (RSS)."""
+    pid = running.pids["one"]
+    found = {"main": memory_bytes(pid, "Rss")}
+    for child in children(pid):
+        command = Path(f"/proc/{child}/cmdline").read_bytes()
+        part = "gateway" if b"worker.gateway" in command else "pip server" if b"pip_server" in command else "child"
+        found[part] = max(found.get(part, 0), memory_bytes(child, "Rss"))
+    return found
+
+
+def _peaks_during(running: Stack, command: list[str]) -> dict[str, int]:
+    peaks: dict[str, int] = {}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            for part, size in _worker(running).items():
+                peaks[part] = max(peaks.get(part, 0), size)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    finished = running.deployment.run(*command, seconds=600)
+    done.set()
+    watcher.join()
+    if finished.exit_code != 0:
+        raise RuntimeError(f"the large wheel failed:\n{finished.output}")
+    return peaks
+
+
+def _store(running: Stack) -> StatusStore:
+    variables = running.deployment.variables
+    return StatusStore(
+        connect(RedisSettings.model_validate({"url": variables["MODERNE_AGENT_VISUALIZATION_REDIS_URL"]}))
+    )
+
+
+def _many(running: Stack, batch: str) -> None:
+    """Have an equal job run many times: each batch holds it once."""
+    store = _store(running)
+    for number in range(_AT_ONCE):
+        store.enqueue(f"{batch}-{number}", [JobSpec(requirement="acme", target=Target())])
+    while store.unfinished() != (0, 0):
+        time.sleep(0.1)
+
+
+def _scheduler_with_queue(running: Stack) -> int:
+    store = _store(running)
+    # A target that nobody serves: they stay queued.
+    other = Target(python="3.99")
+    store.enqueue("b-waiting", [JobSpec(requirement=f"waiting-{number}", target=other) for number in range(_QUEUED)])
+    time.sleep(3)
+    return memory_bytes(running.pids["scheduler"], "Rss")
