@@ -4,13 +4,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from packaging.utils import canonicalize_name
+from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bundles.digest import bundle_id
 from bundles.errors import BrokenBundle, NotPublished
 from bundles.layout import BUNDLES, MANIFEST
-from bundles.manifest import unseal
+from bundles.manifest import incoherences, unseal
 from bundles.models import Bundle
 from bundles.store import ObjectStore
 
@@ -43,11 +43,24 @@ def entries(store: ObjectStore, name: str | None = None) -> Iterator[Entry]:
 
     Raises StorageError.
     """
-    prefix = BUNDLES if name is None else f"{BUNDLES}/{canonicalize_name(name)}"
+    prefix = BUNDLES if name is None else folder_of(name)
     for path in store.paths(prefix):
         found = place(path)
         if found is not None and found[1] == MANIFEST:
             yield found[0]
+
+
+def folder_of(name: str) -> str:
+    """Return where all bundles of a package are. Raises NotPublished when no package can be called like that."""
+    try:
+        return f"{BUNDLES}/{canonicalize_name(name, validate=True)}"
+    except InvalidName:
+        raise NotPublished(name) from None
+
+
+def not_published(store: ObjectStore, name: str, version: str | None) -> NotPublished:
+    """Return the error to raise; it says more when nothing at all is published."""
+    return NotPublished(name, version, nothing_in=None if any(entries(store)) else store.uri(""))
 
 
 def place(path: str) -> tuple[Entry, str] | None:
@@ -58,6 +71,8 @@ def place(path: str) -> tuple[Entry, str] | None:
 
 def read(store: ObjectStore, entry: Entry) -> Bundle:
     """Return a bundle's description. Raises BrokenBundle, StorageError, or FileNotFoundError."""
+    if _version(entry) is None:
+        raise BrokenBundle(entry.manifest, [f"{entry.version!r} is not a version"])
     bundle = unseal(store.read(entry.manifest), entry.manifest)
     if (bundle.name, bundle.version, bundle.id) != (entry.name, entry.version, entry.id):
         found = f"{bundle.name}/{bundle.version}/{bundle.id}"
@@ -65,6 +80,8 @@ def read(store: ObjectStore, entry: Entry) -> Bundle:
     # The id is a digest of names, hashes and target.
     if bundle.id != bundle_id(bundle.wheels, bundle.target):
         raise BrokenBundle(entry.manifest, ["its wheels are not those of its id"])
+    if issues := list(incoherences(bundle)):
+        raise BrokenBundle(entry.manifest, issues)
     return bundle
 
 
@@ -99,7 +116,6 @@ def newest_first(bundles: Iterable[Bundle]) -> list[Bundle]:
 
 def _read_or_broken(store: ObjectStore, entry: Entry) -> Bundle | BrokenBundle | None:
     try:
-        _version(entry)
         return read(store, entry)
     except BrokenBundle as error:
         return error
@@ -116,17 +132,17 @@ def find(store: ObjectStore, name: str, version: str | None = None) -> Bundle:
     candidates = list(entries(store, name))
     try:
         wanted = None if version is None else Version(version)
-    except InvalidVersion:
+    except ValueError:  # no version, or one with a number of thousands of digits
         raise NotPublished(name, version) from None
     if wanted is None:
-        wanted = _newest([_version(entry) for entry in candidates])
-    found = [_read_or_broken(store, entry) for entry in candidates if _version(entry) == wanted]
+        wanted = _newest([each for each in map(_version, candidates) if each is not None])
+    found = [_read_or_broken(store, entry) for entry in candidates if wanted is not None and _version(entry) == wanted]
     for each in found:
         if isinstance(each, BrokenBundle):
             raise each
     for bundle in newest_first(each for each in found if isinstance(each, Bundle)):
         return bundle
-    raise NotPublished(name, version)
+    raise not_published(store, name, version)
 
 
 def _newest(versions: list[Version]) -> Version | None:
@@ -134,8 +150,9 @@ def _newest(versions: list[Version]) -> Version | None:
     return max(final or versions, default=None)
 
 
-def _version(entry: Entry) -> Version:
+def _version(entry: Entry) -> Version | None:
+    """Return a bundle's version; None for what is called otherwise, which ``survey`` and ``verify`` tell of."""
     try:
         return Version(entry.version)
     except InvalidVersion:
-        raise BrokenBundle(entry.manifest, [f"{entry.version!r} is not a version"]) from None
+        return None

@@ -105,11 +105,12 @@ class BrokenBundle(BundleError):
 
 
 class NotPublished(BundleError):
-    """The store has no bundle of that name and version."""
+    """The store has no bundle of that name and version; ``nothing_in`` is where it is when it has none at all."""
 
-    def __init__(self, name: str, version: str | None = None) -> None:
+    def __init__(self, name: str, version: str | None = None, *, nothing_in: str | None = None) -> None:
         wanted = name if version is None else f"{name}=={version}"
-        super().__init__(f"{wanted} is not published; `vizfetch list` shows what is")
+        hint = "`vizfetch list` shows what is" if nothing_in is None else f"nothing at all is, in {nothing_in}"
+        super().__init__(f"{wanted} is not published; {hint}")
         self.name = name
         self.version = version
 

@@ -10,6 +10,7 @@ from threading import Lock
 from typing import TypeVar
 from zipfile import ZipFile
 
+from bundles.catalog import Entry, read
 from bundles.errors import BrokenBundle, Fenced
 from bundles.layout import (
     LOCK,
@@ -21,7 +22,7 @@ from bundles.layout import (
     stored_wheel,
 )
 from bundles.lock import pylock, requirements
-from bundles.manifest import seal, unseal
+from bundles.manifest import seal
 from bundles.models import Bundle, BundledFile, BundledWheel
 from bundles.reservations import reserved
 from bundles.sbom import sbom
@@ -115,7 +116,7 @@ class _Publisher:
         """Return the bundle as it was published before; a ``bundle.json`` that cannot be used counts as none."""
         path = f"{self._folder}/{MANIFEST}"
         try:
-            return unseal(self._store.read(path), path)
+            return read(self._store, Entry(self._bundle.name, self._bundle.version, self._bundle.id))
         except FileNotFoundError:
             return None
         except BrokenBundle:

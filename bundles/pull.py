@@ -3,15 +3,16 @@
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from bundles.catalog import find
 from bundles.digest import file_digest
-from bundles.errors import BrokenBundle, HashMismatch
+from bundles.errors import BrokenBundle, BundleError, HashMismatch, StorageError
 from bundles.layout import LOCK, MANIFEST, bundle_folder, portable_wheel, stored_wheel
 from bundles.lock import pylock
 from bundles.manifest import seal
@@ -38,7 +39,8 @@ def pull(
     with ``zip`` one file ``NAME-VERSION-ID.zip`` with the same in it. Every object of the bundle is read and verified
     by its sha256. ``pylock.toml`` then gets the portable folder's own paths; all else is as it was published. After
     an interruption, repeat: what is there and right is kept, a wheel that is there in part is continued, and nothing
-    is there under its final name that is not whole and right.
+    is there under its final name that is not whole and right. A ``.partial`` is left only by an interruption or by a
+    store that failed, so that repeating continues it.
 
     Raises NotPublished, HashMismatch, BrokenBundle or StorageError, and OSError of the disk.
     """
@@ -46,12 +48,31 @@ def pull(
     if not zip:
         return _write_folder(store, bundle, directory)
     label = f"{bundle.name}-{bundle.version}-{bundle.id}"
-    unpacked = directory / f".{label}.partial"
-    files = _write_folder(store, bundle, unpacked)
     archive = directory / f"{label}.zip"
-    _write_zip(archive, unpacked, files)
-    shutil.rmtree(unpacked)
+    with _kept_if_interrupted(directory / f".{label}.partial") as unpacked:
+        files = _write_folder(store, bundle, unpacked)
+        _write_zip(archive, unpacked, files)
     return [archive]
+
+
+@contextmanager
+def _kept_if_interrupted(folder: Path) -> Iterator[Path]:
+    """Give a folder for the block, and remove it unless the block was interrupted, or the store failed it.
+
+    Then a repetition finds there what it need not fetch again. What is broken, or has no room, does not mend itself.
+    """
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield folder
+    except StorageError:
+        raise
+    except (BundleError, OSError):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # somebody put something there
+            for each in made[1:]:
+                each.rmdir()
+        raise
+    shutil.rmtree(folder)
 
 
 def _write_folder(store: ObjectStore, bundle: Bundle, directory: Path) -> list[Path]:
@@ -96,9 +117,13 @@ class _Transfer:
         source = stored_wheel(wheel)
         if (stored_bytes := self.store.size(source)) not in {None, wheel.size_bytes}:
             raise BrokenBundle(source, [f"the wheel has {stored_bytes} bytes and not {wheel.size_bytes}"])
-        actual = self._download(source, partial, wheel.size_bytes, resume=True)
-        if actual != wheel.sha256:  # perhaps only the part that was there before
-            actual = self._download(source, partial, wheel.size_bytes, resume=False)
+        try:
+            actual = self._download(source, partial, wheel.size_bytes, resume=True)
+            if actual != wheel.sha256:  # perhaps only the part that was there before
+                actual = self._download(source, partial, wheel.size_bytes, resume=False)
+        except BrokenBundle:
+            partial.unlink()
+            raise
         if actual != wheel.sha256:
             partial.unlink()
             raise HashMismatch(wheel.filename, wheel.sha256, actual)
@@ -141,7 +166,7 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _write_zip(archive: Path, root: Path, files: Iterable[Path]) -> None:
-    partial = archive.with_name(f".{archive.name}.partial")
+    partial = root / ".zip.partial"
     with zipfile.ZipFile(partial, "w") as output:
         for file in sorted(files):
             info = zipfile.ZipInfo(file.relative_to(root).as_posix(), _ZIP_STAMP)

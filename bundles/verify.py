@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from bundles.catalog import Entry, place, read
-from bundles.errors import BrokenBundle, NotPublished
+from bundles.catalog import Entry, folder_of, not_published, place, read
+from bundles.errors import BrokenBundle, printable
 from bundles.layout import BUNDLES, MANIFEST, WHEELS, stored_wheel
 from bundles.models import Bundle
 from bundles.reservations import reservations
@@ -90,10 +90,10 @@ class _Look:
 
     def add_folders(self, wanted: Wanted) -> None:
         """Take in the folders of some bundles."""
-        found = self._folders(f"{BUNDLES}/{canonicalize_name(wanted.name)}")
+        found = self._folders(folder_of(wanted.name))
         matching = {entry: objects for entry, objects in found.items() if wanted.matches(entry)}
         if not matching:
-            raise NotPublished(wanted.name, wanted.version)
+            raise not_published(self.store, wanted.name, wanted.version)
         self.folders |= matching
 
     def add_everything(self) -> None:
@@ -179,7 +179,7 @@ class _Look:
             self._tell(path, f"has sha256 {hasher.hexdigest()} and not {expected.sha256}")
 
     def _tell(self, path: str, issue: str) -> None:
-        self.issues.append(Issue(path, issue))
+        self.issues.append(Issue(printable(path), printable(issue)))
 
 
 def _same_version(one: str, other: str) -> bool:

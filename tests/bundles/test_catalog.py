@@ -1,3 +1,5 @@
+import hashlib
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from bundles.manifest import seal
 from bundles.models import Bundle
 from bundles.publish import publish
 from bundles.store import ObjectStore
+from bundles.verify import Wanted, verify
 from config.settings import Target
 from tests.bundles.factory import bundled, charts
 from tests.support.wheels import build_wheel
@@ -118,3 +121,71 @@ def test_a_description_of_other_wheels_than_its_id_says_is_broken(local_store: O
     local_store.put_bytes(f"{bundle_folder(bundle)}/bundle.json", seal(bundle.model_copy(update={"wheels": (evil,)})))
     with pytest.raises(BrokenBundle, match="not those of its id"):
         find(local_store, "a")
+
+
+_TAMPERED: dict[str, tuple[dict[str, object], str]] = {
+    "no wheel of its own": ({"wheels": [1, 2]}, "has no wheel of acme-charts itself"),
+    "a wheel twice": ({"wheels": [0, 0, 1, 2]}, "has 2 wheels of acme-charts"),
+    "another's file name": ({"filename": "acme_core-9-py3-none-any.whl"}, "is not a name for a wheel of acme-charts"),
+    "no file name of a wheel": ({"filename": "x.whl"}, "x.whl is not a name for a wheel of acme-charts 1.0"),
+    "a way out": ({"filename": "../x.whl"}, "not a plain file name"),
+    "colours": ({"filename": "\x1b[31m.whl"}, "not a plain file name"),
+    "a second description": ({"path": "bundle.json"}, "bundle.json is not a name for a file beside it"),
+    "among the wheels": ({"path": "wheels/evil.whl"}, "wheels/evil.whl is not a name for a file beside it"),
+    "out of the folder": ({"path": "images/../../evil"}, "not a plain file name"),
+    "a file twice": ({"path": "sbom.cdx.json"}, "sbom.cdx.json is there 2 times"),
+    "a picture from elsewhere": ({"image": "images/other.png"}, "images/other.png is not among its files"),
+}
+
+
+@pytest.mark.parametrize("label", _TAMPERED)
+def test_a_description_that_was_tampered_with_and_sealed_again_is_refused(
+    local_store: ObjectStore, tmp_path: Path, label: str
+) -> None:
+    """Its digest and its id are right, as a stranger with the right to write can make them."""
+    change, expected = _TAMPERED[label]
+    bundle = publish(local_store, charts(tmp_path / "made"), tmp_path / "made").bundle
+    document = json.loads(seal(bundle))
+    wheels, files = document["wheels"], document["files"]
+    match change:
+        case {"wheels": list() as chosen}:
+            document["wheels"] = [wheels[number] for number in chosen]
+        case {"filename": name}:
+            wheels[0]["filename"] = name
+        case {"path": path}:
+            files.append(files[-1] | {"path": path})
+        case {"image": image}:
+            document["visualizations"][0]["image"] = image
+    content = {"target": document["target"], "wheels": sorted([w["filename"], w["sha256"]] for w in document["wheels"])}
+    document["id"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    document["digest"] = "0" * 64
+    blank = json.dumps(document, indent=2).encode() + b"\n"
+    sealed = blank.replace(b'"digest": "' + b"0" * 64, b'"digest": "' + hashlib.sha256(blank).hexdigest().encode())
+    place = f"bundles/acme-charts/1.0/{document['id']}/bundle.json"
+    local_store.delete(f"{bundle_folder(bundle)}/bundle.json")
+    local_store.put_bytes(place, sealed)
+    [broken] = survey(local_store).broken
+    assert broken.path == place
+    assert expected in str(broken)
+    with pytest.raises(BrokenBundle):
+        find(local_store, "acme-charts")
+    told = [each.issue for each in verify(local_store, [Wanted("acme-charts")]).issues if each.object == place]
+    assert any(expected in each for each in told)
+
+
+def test_what_has_no_version_for_a_name_is_in_nobodys_way(local_store: ObjectStore, tmp_path: Path) -> None:
+    publish(local_store, charts(tmp_path / "made"), tmp_path / "made")
+    local_store.put_bytes(f"bundles/acme-charts/not a version/{'0' * 32}/bundle.json", b"{}")
+    assert find(local_store, "acme-charts").version == "1.0"
+    [broken] = survey(local_store).broken
+    assert "'not a version' is not a version" in str(broken)
+
+
+def test_nothing_that_is_told_controls_the_terminal(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle = publish(local_store, charts(tmp_path / "made"), tmp_path / "made").bundle
+    document = json.loads(seal(bundle)) | {"\x1b[31m": 1}
+    local_store.put_bytes(f"{bundle_folder(bundle)}/bundle.json", json.dumps(document).encode())
+    assert all(str(each).isprintable() for each in survey(local_store).broken)
+    issues = verify(local_store).issues
+    assert any("Extra inputs" in each.issue for each in issues)
+    assert all(each.issue.isprintable() and each.object.isprintable() for each in issues)

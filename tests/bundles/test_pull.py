@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bundles.errors import BrokenBundle, HashMismatch, NotPublished
+from bundles.errors import BrokenBundle, HashMismatch, NotPublished, StorageError
 from bundles.layout import bundle_folder, stored_wheel
 from bundles.manifest import unseal
 from bundles.models import Bundle
@@ -175,14 +175,65 @@ def test_a_wheel_of_another_size_is_named_before_it_is_fetched(local_store: Obje
         pull(local_store, "acme-charts", None, tmp_path / "out")
 
 
-def test_interrupted_zip_is_resumed(local_store: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [StorageError("read", "x", "the connection was lost"), KeyboardInterrupt()])
+def test_interrupted_zip_is_resumed(local_store: ObjectStore, tmp_path: Path, error: BaseException) -> None:
     bundle = _published(local_store, tmp_path)
     out, last = tmp_path / "out", stored_wheel(bundle.wheels[2])
-    content = local_store.read(last)
-    local_store.delete(last)
-    with pytest.raises(BrokenBundle):
-        pull(local_store, "acme-charts", None, out, zip=True)
+
+    def stop(path: str) -> None:
+        if path == last:
+            raise error
+
+    with pytest.raises(type(error)):
+        pull(RecordingStore(local_store, before_read=stop), "acme-charts", None, out, zip=True)
     assert not list(out.glob("*.zip"))
-    local_store.put_bytes(last, content)
     local_store.delete(stored_wheel(bundle.wheels[0]))  # it was fetched before, and is not needed again
-    assert pull(local_store, "acme-charts", None, out, zip=True)[0].exists()
+    [archive] = pull(local_store, "acme-charts", None, out, zip=True)
+    assert list(out.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_zip_that_cannot_be_made_leaves_nothing(local_store: ObjectStore, tmp_path: Path, present: bool) -> None:  # noqa: FBT001 - a table's column
+    bundle = _published(local_store, tmp_path)
+    local_store.delete(stored_wheel(bundle.wheels[2]))
+    out = tmp_path / "out"
+    if present:
+        out.mkdir()
+    with pytest.raises(BrokenBundle):
+        pull(local_store, "acme-charts", None, out / "below", zip=True)
+    assert list(tmp_path.glob("out/*")) == []
+    assert out.exists() == present
+
+
+@pytest.mark.parametrize("damage", ["gone", "changed"])
+def test_a_wheel_that_is_broken_leaves_no_part_of_it(local_store: ObjectStore, tmp_path: Path, damage: str) -> None:
+    bundle = _published(local_store, tmp_path)
+    path = stored_wheel(bundle.wheels[0])
+    content = local_store.read(path)
+    local_store.delete(path)
+    if damage == "changed":
+        local_store.put_bytes(path, content[:-1] + b"x")
+    with pytest.raises((BrokenBundle, HashMismatch)):
+        pull(local_store, "acme-charts", None, tmp_path / "out")
+    assert not list(tmp_path.glob("out/**/*.partial"))
+
+
+@pytest.mark.parametrize("name", ["", "/", "..", "acme-charts/1.0", "a\0b", "\x1b[31m"])
+def test_what_is_no_name_is_not_published(local_store: ObjectStore, tmp_path: Path, name: str) -> None:
+    _published(local_store, tmp_path)
+    with pytest.raises(NotPublished) as caught:
+        pull(local_store, name, None, tmp_path / "out")
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize("version", ["1.0.0.0.1", "abc", "../1.0", "1" * 5000])
+def test_what_is_no_version_is_not_published(local_store: ObjectStore, tmp_path: Path, version: str) -> None:
+    _published(local_store, tmp_path)
+    with pytest.raises(NotPublished):
+        pull(local_store, "acme-charts", version, tmp_path / "out")
+
+
+def test_where_nothing_is_published_at_all_it_says_so(local_store: ObjectStore, tmp_path: Path) -> None:
+    local_store.put_bytes("elsewhere/x", b"1")
+    with pytest.raises(NotPublished, match="nothing at all is, in file://"):
+        pull(local_store, "acme-charts", None, tmp_path / "out")

@@ -112,7 +112,25 @@ def test_verify_wants_to_know_what(commands: Deployment) -> None:
     for arguments in ([], ["acme-charts", "--all"]):
         done = commands.run("verify", *arguments)
         assert (done.exit_code, "--all" in done.errors) == (2, True)
-    assert commands.run("verify", "acme-charts").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["list"], ["pull", "acme-charts", "out"], ["verify", "--all"], ["verify", "x"], ["rebuild"], ["collect"]],
+)
+def test_a_store_that_is_not_there_is_said_to_be_missing_and_not_made(commands: Deployment, command: list[str]) -> None:
+    done = commands.run(*command)
+    assert done.exit_code == 69
+    assert f"there is no folder {commands.directory / 'store'}; is" in done.errors
+    assert not (commands.directory / "store").exists()
+
+
+def test_an_empty_store_is_said_to_be_empty(commands: Deployment) -> None:
+    (commands.directory / "store").mkdir()
+    assert "nothing is published in file://" in commands.run("list").output
+    assert commands.run("list", "--json").document == []
+    done = commands.run("verify", "acme-charts")
+    assert (done.exit_code, "nothing at all is, in file://" in done.errors) == (1, True)
 
 
 def test_rebuild_makes_the_catalogue_from_the_store_alone(
