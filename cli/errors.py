@@ -30,6 +30,7 @@ def _foreseen(error: Exception) -> int | None:
     """Return the exit code for an error that users can do something about."""
     from bundles.errors import BundleError, StorageError
     from config.problems import SettingsError
+    from jobs.connection import refuses_us
     from jobs.store import StatusUnavailable, UnknownJob
     from scheduler.manifest import InvalidManifest
     from worker.errors import Unfit
@@ -41,7 +42,9 @@ def _foreseen(error: Exception) -> int | None:
             code = EXIT_CONFIG
         case Unfit():
             code = EXIT_CONFIG if error.verdict is Verdict.WRONG else EXIT_UNAVAILABLE
-        case StatusUnavailable() | StorageError():
+        case StatusUnavailable():
+            code = EXIT_CONFIG if refuses_us(error) else EXIT_UNAVAILABLE
+        case StorageError():
             code = EXIT_UNAVAILABLE
         case InvalidManifest() | UnknownJob():
             code = EXIT_USAGE
@@ -56,9 +59,15 @@ def _foreseen(error: Exception) -> int | None:
 
 
 def _words(error: Exception) -> str:
+    from jobs.connection import refuses_us
     from jobs.store import StatusUnavailable, UnknownJob
 
     match error:
+        case StatusUnavailable() if refuses_us(error):
+            return (
+                f"{error}. Check the user and the password in moderne.agent.visualization.redis.url, or "
+                "redis.username and redis.password, and what they may do."
+            )
         case StatusUnavailable():
             return f"{error} Is moderne.agent.visualization.redis.url right, and does Redis run?"
         case UnknownJob():

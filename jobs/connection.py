@@ -1,8 +1,9 @@
 """Connections to Redis, for the status store and for Celery alike."""
 
+import re
 from typing import Any
 
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
@@ -56,6 +57,22 @@ def sentinel_options(sentinels: Sentinels) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         **sentinels.own_options(),
     }
+
+
+def refuses_us(error: BaseException) -> bool:
+    """Tell whether Redis answered, and what it said can be mended by other settings or privileges only.
+
+    Anything may be given that redis-py or kombu raise, or that was raised because of it. Waiting does not help here.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, exceptions.AuthenticationError | exceptions.NoPermissionError):
+            return True
+        # A server without the command to log in, and one that wants it, say so in plain answers.
+        if isinstance(found, exceptions.ResponseError) and re.search("NOAUTH|WRONGPASS|DB index", str(found)):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 def tls_options(settings: RedisSettings) -> dict[str, Any]:

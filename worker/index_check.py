@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
@@ -103,9 +104,12 @@ def _asked(ask: Callable[[], _T]) -> _T | UpstreamError:
 
 
 def _has_known_project(upstream: Upstream) -> bool:
-    asked = [later(lambda name=name: _asked(lambda: fetch(upstream, name))) for name in KNOWN_PROJECTS]
-    pages = [each.result() for each in asked]
-    return any(page is not None and not isinstance(page, UpstreamError) for page in pages)
+    def has(project: str) -> bool:
+        page = _asked(lambda: fetch(upstream, project))
+        return page is not None and not isinstance(page, UpstreamError)
+
+    asked = [later(partial(has, project)) for project in KNOWN_PROJECTS]
+    return any(each.result() for each in asked)
 
 
 # ---- the root

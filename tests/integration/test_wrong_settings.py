@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from config.settings import RedisSettings
 from tests.support.command import Deployment
 from tests.support.index_server import Authority, IndexServer
 from tests.support.planted import input_file
@@ -194,3 +196,19 @@ def test_a_self_signed_certificate_and_a_redis_that_is_away(deployment: Deployme
         "moderne.agent.visualization.redis.url, or moderne.agent.visualization.redis.host and its siblings, and that "
         "Redis runs; if it speaks TLS, the URL begins with rediss://.\n"
     )
+
+
+@pytest.mark.parametrize("command", [("submit", "acme"), ("status",), ("scheduler",), ("agents",), ("cancel", "x")])
+def test_a_wrong_password_for_redis(redis_settings: RedisSettings, tmp_path: Path, command: tuple[str, ...]) -> None:
+    """As for a worker, whose exit code is 78 too: waiting does not mend it."""
+    port = urlsplit(redis_settings.url.get_secret_value()).port
+    for credentials in (":planted-wrong@", "", "nobody:planted-wrong@"):
+        variables = {f"{OURS}REDIS_URL": f"redis://{credentials}127.0.0.1:{port}/0"}
+        done = Deployment(variables, tmp_path).run(*command, seconds=60)
+        assert (done.exit_code, done.output) == (78, "")
+        assert "Check the user and the password in moderne.agent.visualization.redis.url" in done.errors
+
+
+def test_a_redis_that_is_away_is_no_matter_of_settings(tmp_path: Path) -> None:
+    done = Deployment({f"{OURS}REDIS_URL": "redis://:planted-password@127.0.0.1:1/0"}, tmp_path).run("status")
+    assert done.exit_code == 69
