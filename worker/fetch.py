@@ -16,6 +16,7 @@ from bundles.assemble import assemble
 from bundles.models import Bundle, Origin
 from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
+from bundles.target import environment
 from config.settings import Settings, Target
 from jobs.errors import ErrorKind
 from jobs.metrics import Meter
@@ -25,7 +26,7 @@ from worker.environment import TaskDirectory, task_directory
 from worker.errors import Fenced, FetchError
 from worker.gateway.client import GatewayClient, Session
 from worker.gateway.errors import GatewayError
-from worker.gateway.record import Record
+from worker.gateway.record import Project, Record
 from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
 from worker.installation import prove_installation
@@ -88,6 +89,7 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> Fetched:
     Raises ``FetchError`` when there is no bundle to be had, ``Fenced`` or ``Stopping`` when the attempt has to end.
     """
     _refuse_other_machines(spec.target)
+    _refuse_nothing(spec)
     with _translated(), ExitStack() as cleanup:
         with steps.step("environment"):
             task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
@@ -116,6 +118,17 @@ def _refuse_other_machines(target: Target) -> None:
         raise FetchError(
             ErrorKind.NO_COMPATIBLE_WHEEL,
             f"The job's target is {target.architecture}, but this agent is {machine} and can serve no other.",
+        )
+
+
+def _refuse_nothing(spec: JobSpec) -> None:
+    """Raise ``FetchError`` when the target does not need the requirement: pip would fetch nothing, and be content."""
+    marker = Requirement(spec.requirement).marker
+    if marker is not None and not marker.evaluate({**environment(spec.target), "extra": ""}):
+        raise FetchError(
+            ErrorKind.INVALID_REQUIREMENT,
+            f"`{spec.requirement}` asks for nothing on the target: `{marker}` is not true of Python "
+            f"{spec.target.python} on Linux, {spec.target.architecture}. Leave the part after the semicolon out.",
         )
 
 
@@ -161,7 +174,7 @@ class _Watch:
 
 
 def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> Bundle:
-    return assemble(
+    bundle = assemble(
         Requirement(spec.requirement),
         task.wheels,
         spec.target,
@@ -169,6 +182,15 @@ def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> 
         require_specs=spec.require_specs,
         pip_version=agent.pip.version,
     )
+    chosen = {wheel.name for wheel in bundle.wheels}
+    told = [warning for project in record.projects if project.name in chosen for warning in _status_warnings(project)]
+    return bundle.model_copy(update={"warnings": (*told, *bundle.warnings)})
+
+
+def _status_warnings(project: Project) -> Iterator[str]:
+    """Say what the index says of a project, unless that is what holds of every other (PEP 792)."""
+    if project.status and project.status.partition(":")[0] != "active":
+        yield f"{project.index} says of {project.name}: {project.status}"
 
 
 def _prove(bundle: Bundle, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> None:

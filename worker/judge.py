@@ -33,6 +33,8 @@ _CONFLICT = "ResolutionImpossible"
 _DIRECT_REFERENCE = re.compile(
     r"^(?:Collecting (?P<name>\S+) ?@ (?P<url>\S+)|Processing (?P<path>/\S+)) \(from (?P<by>[^-\s]\S*?)->"
 )
+_OTHER_INSIDE = re.compile(r"Discarding \S*/(?P<file>[^/\s#]+)\S* .*has (?P<why>inconsistent .*)")
+"""pip says so in passing, and takes an older version."""
 _INVALID_METADATA = re.compile(r"Ignoring version (?P<version>\S+) of (?P<name>\S+) since it has invalid metadata")
 _YANKED = re.compile(r"Ignored the following yanked versions: (?P<versions>.+)")
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
@@ -69,6 +71,12 @@ def judge(requirement: Requirement, outcome: Outcome, record: Record) -> None:
             ErrorKind.INVALID_REQUIREMENT,
             f"{direct['by']} needs `{mask_url(direct['url'] or direct['path'])}`, which is no package of an index: "
             "packages come from the configured indexes only. Ask who publishes it to name a package instead.",
+        )
+    if other := _first(_OTHER_INSIDE, outcome.lines):
+        raise FetchError(
+            ErrorKind.BROKEN_WHEEL,
+            f"{other['file']} is not what its name says, so pip passed over it: {other['why']}. Ask who publishes it "
+            "to replace or yank it.",
         )
     if outcome.exit_code != 0:
         raise _pip_failure(requirement, outcome, record)

@@ -24,3 +24,11 @@ def test_a_job_for_another_machine_is_refused_before_anything_is_done(
         fetch(spec, cast("Agent", None), cast("Steps", None))
     assert caught.value.kind is kind
     assert not kind.retryable
+
+
+@pytest.mark.parametrize("marker", ["python_version < '3'", "sys_platform == 'win32'", "extra == 'more'"])
+def test_a_requirement_for_another_target_is_refused_before_anything_is_done(marker: str) -> None:
+    spec = JobSpec(requirement=f"acme-charts; {marker}", target=Target())
+    with pytest.raises(FetchError, match="asks for nothing on the target") as caught:
+        fetch(spec, cast("Agent", None), cast("Steps", None))
+    assert caught.value.kind is ErrorKind.INVALID_REQUIREMENT

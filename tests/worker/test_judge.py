@@ -150,3 +150,17 @@ def test_what_was_yanked_is_said_to_be_so_with_the_way_to_take_it() -> None:
     )
     found = verdict(outcome, project(v2_0=Availability.OFFERED))
     assert (found.kind, "`acme-charts==2.0`" in found.message) == (ErrorKind.NOT_FOUND, True)
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_version_that_pip_passed_over_since_it_is_another_is_no_success(exit_code: int) -> None:
+    base = "http://127.0.0.1:40001/token"
+    line = (
+        f"Discarding {base}/files/acme-base/acme_base-2.0.tar.gz#sha256=ab (from {base}/simple/acme-base/) "
+        f"(requires-python:>=3.8): Requested acme-base from {base}/files/acme-base/acme_base-2.0.tar.gz (from -r "
+        "requirements.txt (line 2)) has inconsistent version: expected '2.0', but metadata has '3.0'"
+    )
+    error = verdict(Outcome(exit_code, (line, "Saved acme_base-1.0-py3-none-any.whl")))
+    assert error.kind is ErrorKind.BROKEN_WHEEL
+    assert "acme_base-2.0.tar.gz is not what its name says" in str(error)
+    assert "token" not in str(error)

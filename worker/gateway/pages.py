@@ -194,12 +194,21 @@ def _from_json(url: str, body: bytes) -> tuple[list[pypi_simple.DistributionPack
 def _json_status(value: object) -> Status | None:
     marker = value.get("status") if isinstance(value, dict) else value
     reason = value.get("reason") if isinstance(value, dict) else None
-    return Status(marker, reason if isinstance(reason, str) else None) if isinstance(marker, str) else None
+    return _short_status(marker, reason if isinstance(reason, str) else None) if isinstance(marker, str) else None
 
 
 def _html_status(meta: Mapping[str, str]) -> Status | None:
     marker = meta.get("pypi:project-status")
-    return None if marker is None else Status(marker, meta.get("pypi:project-status-reason"))
+    return None if marker is None else _short_status(marker, meta.get("pypi:project-status-reason"))
+
+
+def _short_status(marker: str, reason: str | None) -> Status:
+    """Bound what becomes part of messages and documents."""
+    return Status(_line(marker, 40).lower(), None if reason is None else _line(reason, 300))
+
+
+def _line(text: str, length: int) -> str:
+    return " ".join("".join(character if character.isprintable() else " " for character in text[:length]).split())
 
 
 def _from_html(
