@@ -9,15 +9,17 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from config.settings import ApiSettings
+from jobs.actuator import ACTUATOR, Actuator, asgi
 from scheduler.api import agents, batches, catalogue, errors, events, jobs, schedules
 from scheduler.api.limits import Envelope, Limits
 from scheduler.api.models import PREFIX
 from scheduler.api.resources import Resources
-from scheduler.api.security import Access, BearerToken, Guard
+from scheduler.api.security import Access, BearerToken, Guard, json_only
 
 OPENAPI = f"{PREFIX}/openapi.json"
 _ROUTERS = (batches.router, events.router, jobs.router, catalogue.router, schedules.router, agents.router)
@@ -25,9 +27,11 @@ _FAILURES = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503)
 _SCHEMAS = "#/components/schemas"
 
 
-def application(resources: Resources) -> ASGIApp:
-    """Return the whole service as an ASGI application."""
+def application(resources: Resources, actuator: Actuator | None = None) -> ASGIApp:
+    """Return the whole service as an ASGI application, with health and metrics if there is an ``actuator``."""
     inner = routes(resources)
+    if actuator is not None:
+        inner.mount(ACTUATOR, asgi(actuator))
     clock = time.monotonic
     return Envelope(Limits(Guard(inner, access(resources.settings.api), clock), clock))
 
@@ -35,7 +39,7 @@ def application(resources: Resources) -> ASGIApp:
 def access(settings: ApiSettings) -> Access:
     """Return who is let in by the settings."""
     credentials = () if settings.token is None else (BearerToken(settings.token.get_secret_value()),)
-    return Access(credentials=credentials, open_paths=frozenset({OPENAPI}))
+    return Access(credentials=credentials, open_paths=frozenset({OPENAPI, ACTUATOR}), open_folders=(f"{ACTUATOR}/",))
 
 
 def routes(resources: Resources) -> FastAPI:
@@ -48,15 +52,22 @@ def routes(resources: Resources) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(json_only)],
     )
     app.state.resources = resources
     app.state.seats = events.Seats(events.LISTENERS)
     for router in _ROUTERS:
         app.include_router(router, prefix=PREFIX)
-    errors.install(app)
+    errors.install(app, _methods_of)
     plain = app.openapi
     app.openapi = lambda: _described(plain())  # type: ignore[method-assign]  # the way FastAPI documents
     return app
+
+
+def _methods_of(path: str) -> set[str]:
+    own = path.removeprefix(PREFIX)
+    found = (route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
+    return {method for route in found if route.path_regex.match(own) for method in route.methods or ()}
 
 
 def _described(document: dict[str, Any]) -> dict[str, Any]:

@@ -10,21 +10,29 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 from starlette.responses import StreamingResponse
 
 from bundles.catalog import Entry
 from bundles.layout import WHEELS
 from bundles.models import Bundle
 from jobs.models import CatalogEntry
-from scheduler.api.cursors import PAGE, Cursor, Limit, parts, text_of
+from scheduler.api.cursors import PAGE, Cursor, Limit, invalid_cursor, parts, text_of
 from scheduler.api.models import PREFIX, BundleDetail, BundlePage, BundleSummary, FileLink
 from scheduler.api.resources import Given
 
 router = APIRouter(prefix="/bundles", tags=["bundles"])
 
 _Name = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?$", examples=["acme-charts"])]
-_Version = Annotated[str, Path(pattern=r"^[0-9][0-9A-Za-z.!+_-]{0,98}$", examples=["1.4.0"])]
+_Version = Annotated[
+    str,
+    Path(
+        # The normal form of PEP 440, as all are published.
+        pattern=r"^([0-9]+!)?[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?(\+[a-z0-9]+(\.[a-z0-9]+)*)?$",
+        max_length=100,
+        examples=["1.4.0"],
+    ),
+]
 _Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _Path = Annotated[str, Path(max_length=500)]
 
@@ -46,8 +54,8 @@ def list_bundles(
     wanted = canonicalize_name(name)
     found = sorted((each for each in given.catalog.entries() if wanted in each.name), key=_order)
     if cursor is not None:
-        name_, version, id_ = map(str, parts(cursor, str, str, str))
-        found = [each for each in found if _order(each) > _place(name_, version, id_)]
+        after = _place(cursor)
+        found = [each for each in found if _order(each) > after]
     shown = found[:limit]
     following = text_of(shown[-1].name, shown[-1].version, shown[-1].id) if len(found) > limit else None
     return BundlePage(bundles=tuple(map(_summary, shown)), next=following)
@@ -124,5 +132,9 @@ def _order(entry: CatalogEntry) -> tuple[str, _Newest, str]:
     return entry.name, _Newest(Version(entry.version)), entry.id
 
 
-def _place(name: str, version: str, id_: str) -> tuple[str, _Newest, str]:
-    return name, _Newest(Version(version)), id_
+def _place(cursor: str) -> tuple[str, _Newest, str]:
+    name, version, id_ = map(str, parts(cursor, str, str, str))
+    try:
+        return name, _Newest(Version(version)), id_
+    except InvalidVersion:
+        raise invalid_cursor() from None

@@ -65,11 +65,24 @@ def problem(
     return Response(content.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
-def install(app: FastAPI) -> None:
-    """Have every error of the application answered by its problem."""
+def install(app: FastAPI, methods_of: Callable[[str], Iterable[str]]) -> None:
+    """Have every error of the application answered by its problem; ``methods_of`` tells what a path allows."""
     app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed(methods_of))
     for error, handler in _HANDLERS.items():
         app.add_exception_handler(error, _as_handler(handler))
+
+
+def _not_allowed(methods_of: Callable[[str], Iterable[str]]) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Answer a method that a path does not have by all that it has: each of its routes knows only its own."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - the only one that is installed for this status
+        if allowed := sorted(methods_of(request.url.path)):
+            error.headers = {"Allow": ", ".join(allowed)}
+        return _http(error)
+
+    return handle
 
 
 def _as_handler(handler: Callable[[Any], Response]) -> Callable[[Request, Exception], Awaitable[Response]]:

@@ -18,9 +18,10 @@ from ipaddress import ip_address
 from typing import Protocol
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from scheduler.api.errors import problem
+from scheduler.api.errors import Refused, problem
 from scheduler.api.limits import Bucket, Buckets
 
 LOOPBACK = "loopback"
@@ -116,13 +117,6 @@ class Guard:
             return None
         if not _same_site(headers, host):
             return HTTPStatus.FORBIDDEN, "foreign-origin", "Pages of other sites may change nothing here.", {}
-        # Of the methods that change something, the only one that other sites can use without asking first.
-        if (
-            scope["method"] == "POST"
-            and headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json"
-        ):
-            detail = "What changes something is sent as application/json."
-            return HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail, {}
         return None
 
     def _unknown(self, scope: Scope, headers: Headers) -> "_Refusal | None":
@@ -154,6 +148,17 @@ class Guard:
         self._known[address] = None
         if len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
+
+
+def json_only(request: Request) -> None:
+    """Refuse a POST that a form of another site could send; a dependency of all endpoints.
+
+    Of the methods that change something, it is the only one that other sites can use without asking first (CORS).
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.method == "POST" and kind != "application/json":
+        detail = "What changes something is sent as application/json."
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
 
 
 _Refusal = tuple[HTTPStatus, str, str, dict[str, str]]
