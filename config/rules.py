@@ -8,6 +8,7 @@ from config.entries import Entry
 from config.names import BY_FIELD, Generation
 from config.problems import Problem
 
+_OF_S3 = ("storage.endpoint_url", "storage.access_key", "storage.secret_key", "storage.profile")
 REDIS_PARTS = ("host", "port", "username", "password", "ssl", "database")
 
 
@@ -117,6 +118,12 @@ def _storage(choice: Choice) -> Iterator[Problem]:
     key, profile = choice.entry("storage.access_key"), choice.entry("storage.profile")
     if key and profile:
         yield profile.problem(f"cannot be used together with {key.written}; keep the profile or the keys")
+    # Without a value that can be read nobody knows what was meant.
+    uri = choice.value("storage.uri") if choice.entry("storage.uri") else BY_FIELD["storage.uri"].default
+    for_s3 = next(filter(None, map(choice.entry, _OF_S3)), None)
+    if for_s3 and uri is not None and not uri.lower().startswith("s3:"):
+        name = _beside(for_s3, "storage.uri")
+        yield for_s3.problem(f"is for S3, but bundles go to a directory; set {name} to s3://bucket/prefix")
 
 
 def _retry(choice: Choice) -> Iterator[Problem]:

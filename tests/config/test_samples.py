@@ -74,8 +74,11 @@ def test_the_samples_load_and_say_the_same(without: tuple[str, ...]) -> None:
         match = match_variable(name)
         return match is not None and not match.setting.name.endswith(without)
 
-    from_variables = load([], {name: value for name, value in variables().items() if kept(name)})
-    arguments = [f"--{name}={value}" for name, value in lines().items() if kept(name)]
+    def meant(value: object) -> object:
+        return "s3://bucket" if value == "file:///var/lib/vizfetch/bundles" else value  # beside S3's own settings
+
+    from_variables = load([], {name: str(meant(value)) for name, value in variables().items() if kept(name)})
+    arguments = [f"--{name}={meant(value)}" for name, value in lines().items() if kept(name)]
     from_yaml = load([argument.replace("=True", "=true").replace("=False", "=false") for argument in arguments], {})
     assert from_variables == from_yaml
     assert len(from_variables.indexes) == 3

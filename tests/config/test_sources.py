@@ -1,4 +1,5 @@
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -665,7 +666,8 @@ def test_rules_of_one_index(environment: dict[str, str], name: str, advice: str)
     ],
 )
 def test_rules_of_our_own_settings(setting: str, advice: str) -> None:
-    problem = only_problem([OURS + setting])
+    bucket = [f"{OURS}storage.uri=s3://bucket"] if re.match(r"storage\.(?!uri)", setting) else []
+    problem = only_problem([OURS + setting, *bucket])
     assert problem.name == OURS + setting.partition("=")[0]
     assert advice in problem.message
     assert "planted" not in str(problem)
@@ -677,8 +679,17 @@ def test_redis_url_and_parts_exclude_each_other() -> None:
 
 
 def test_a_profile_and_keys_exclude_each_other() -> None:
-    names = ("profile=p", "accessKey=a", "secretKey=s")
+    names = ("uri=s3://bucket", "profile=p", "accessKey=a", "secretKey=s")
     assert "keep the profile or the keys" in only_problem([f"{OURS}storage.{name}" for name in names]).message
+
+
+@pytest.mark.parametrize("leaf", ["endpointUrl=https://s3.example.com", "profile=p"])
+@pytest.mark.parametrize("uri", [(), (f"{OURS}storage.uri=file:///x",)])
+def test_what_is_for_s3_needs_a_bucket(leaf: str, uri: tuple[str, ...]) -> None:
+    """Else bundles would go to a directory without a word, since somebody forgot the address of the bucket."""
+    problem = only_problem([f"{OURS}storage.{leaf}", *uri])
+    assert problem.message.endswith(f"set {OURS}storage.uri to s3://bucket/prefix")
+    assert load([f"{OURS}storage.{leaf}", f"{OURS}storage.uri=S3://bucket"], {}).storage.uri == "S3://bucket"
 
 
 @pytest.mark.parametrize(
