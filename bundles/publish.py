@@ -1,6 +1,6 @@
 """From a worker's folder into the store, in an order in which a reader never sees half a bundle."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from bundles.models import Bundle, BundledFile, BundledWheel
 from bundles.reservations import reserved
 from bundles.sbom import sbom
 from bundles.store import ObjectStore
+from bundles.uploads import Others, upload
 
 _UPLOADS_AT_ONCE = 4
 _LARGE_BYTES = 10 * 2**20
@@ -58,7 +59,8 @@ def publish(store: ObjectStore, bundle: Bundle, directory: Path, *, fenced: Call
 
     Wheels first, then the locks, the bill of materials and the pictures, then ``bundle.json``, whose presence makes
     the bundle: one that is there already and sound stays as it is. Repeating is harmless, uploads only what is
-    missing, and mends what is there with another size. Safe beside other publishers and beside ``collect``. ``fenced``
+    missing, and mends what is there with another size. Safe beside other publishers, of which only one uploads what
+    several need, and beside ``collect``. ``fenced``
     is asked before each object, from several threads; when it says true, nothing more is written and Fenced is
     raised. Raises StorageError.
     """
@@ -85,10 +87,25 @@ class _Publisher:
     def run(self) -> Publication:
         # The large ones last: they wait for each other, and should keep no thread from the others.
         wheels = sorted(self._bundle.wheels, key=lambda wheel: wheel.size_bytes)
-        uploaded_bytes = sum(self._each(self._upload, wheels))
+        uploaded_bytes = self._upload_all(wheels)
         existing = self._existing()
         published = self._describe(uploaded_bytes) if existing is None else self._mend(existing, uploaded_bytes)
         return Publication(self._store.uri(self._folder), published, uploaded_bytes, tuple(sorted(self._replaced)))
+
+    def _upload_all(self, wheels: Sequence[BundledWheel]) -> int:
+        """Upload what the store lacks, last what others are uploading, and return how many bytes that took."""
+        left = {stored_wheel(wheel): wheel for wheel in wheels}
+        others = Others(self._store, self._fenced)
+        uploaded_bytes = 0
+        ready = frozenset(left)
+        while left:
+            now = [wheel for path, wheel in left.items() if path in ready]
+            for wheel, took_bytes in zip(now, self._each(self._upload, now), strict=True):
+                if took_bytes is not None:
+                    uploaded_bytes += took_bytes
+                    del left[stored_wheel(wheel)]
+            ready = others.wait(frozenset(left)) if left else ready
+        return uploaded_bytes
 
     def _each(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         """Do the work for all items, several at once; after a failure no further one is begun."""
@@ -99,15 +116,17 @@ class _Publisher:
             self._pool.shutdown(cancel_futures=True)
             raise
 
-    def _upload(self, wheel: BundledWheel) -> int:
-        """Upload a wheel unless the store has it, and return how many bytes that took."""
+    def _upload(self, wheel: BundledWheel) -> int | None:
+        """Upload a wheel unless the store has it, and return how many bytes that took; None: another is just at it."""
         path = stored_wheel(wheel)
         present_bytes = self._store.size(path)
         if present_bytes == wheel.size_bytes:
             return 0
         with self._large if wheel.size_bytes > _LARGE_BYTES else nullcontext():
             self._stop_if_fenced()
-            self._store.put_file(path, self._directory / wheel.filename)
+            done = upload(self._store, path, self._directory / wheel.filename, present_bytes=present_bytes)
+        if not done:
+            return None if done is None else 0
         if present_bytes is not None:
             self._replaced.append(path)
         return wheel.size_bytes
