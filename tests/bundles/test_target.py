@@ -1,13 +1,19 @@
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.markers import Marker
 from packaging.tags import Tag, sys_tags
 from packaging.utils import parse_wheel_filename
 
+from bundles.errors import WrongTarget
 from bundles.target import environment, fits, full_version, platforms, tags
 from config.settings import Target
+from tests.bundles.factory import bundled
+from tests.support.wheels import build_wheel
+from worker.pip import download_arguments
 
 JAMMY = Target()
 ARM = Target(python="3.12", glibc="2.28", architecture="aarch64")
@@ -81,3 +87,60 @@ def test_full_version_is_the_running_ones_only_for_the_same_minor_version() -> N
     assert full_version(running) == ".".join(map(str, sys.version_info[:3]))
     assert full_version(Target(python="3.99")) == "3.99.0"
     assert environment(running)["python_full_version"] == full_version(running)
+
+
+_OFFERED = (
+    "cp311-cp311-macosx_11_0_arm64",
+    "cp311-cp311-manylinux_2_17_aarch64.manylinux2014_aarch64",
+    "cp311-cp311-manylinux_2_28_aarch64",
+    "cp311-cp311-manylinux_2_36_aarch64",
+    "cp311-cp311-manylinux_2_28_x86_64",
+    "cp311-cp311-musllinux_1_2_aarch64",
+    "cp311-cp311-win_arm64",
+    "cp312-cp312-manylinux_2_17_aarch64",
+    "cp39-abi3-manylinux_2_31_aarch64",
+    "py3-none-any",
+)
+"""As a project with native code offers them, and one more."""
+
+
+@pytest.mark.parametrize(
+    ("glibc", "python", "offered", "chosen"),
+    [
+        ("2.35", "3.11", _OFFERED, "cp311-cp311-manylinux_2_28_aarch64"),
+        ("2.39", "3.11", _OFFERED, "cp311-cp311-manylinux_2_36_aarch64"),
+        ("2.27", "3.11", _OFFERED, "cp311-cp311-manylinux_2_17_aarch64.manylinux2014_aarch64"),
+        ("2.35", "3.12", _OFFERED, "cp312-cp312-manylinux_2_17_aarch64"),
+        ("2.35", "3.13", _OFFERED, "cp39-abi3-manylinux_2_31_aarch64"),
+        ("2.28", "3.13", _OFFERED, "py3-none-any"),
+        ("2.35", "3.11", ("cp311-cp311-linux_aarch64", "cp311-cp311-linux_x86_64"), "cp311-cp311-linux_aarch64"),
+        ("2.35", "3.11", ("cp311-cp311-manylinux_2_17_x86_64", "cp311-cp311-win_arm64"), None),
+        ("2.16", "3.11", ("cp311-cp311-manylinux_2_17_aarch64",), None),
+    ],
+)
+def test_pip_chooses_for_aarch64_what_that_machine_would(
+    tmp_path: Path, glibc: str, python: str, offered: tuple[str, ...], chosen: str | None
+) -> None:
+    """pip looks only at the tags that it is told, so its choice can be seen on any machine."""
+    target = Target.model_validate({"python": python, "glibc": glibc, "architecture": "aarch64"})
+    for tag in offered:
+        build_wheel(tmp_path / "offered", "a", tag=tag)
+    wanted = tmp_path / "wanted.txt"
+    wanted.write_text(f"--no-index\n--find-links {tmp_path / 'offered'}\na\n")
+    arguments = download_arguments(target, wanted, tmp_path / "chosen", silence_seconds=9)
+    done = subprocess.run([sys.executable, "-I", "-m", "pip", *arguments], capture_output=True, text=True, check=False)
+    found = sorted(file.name for file in tmp_path.glob("chosen/*"))
+    assert found == ([] if chosen is None else [f"a-1.0-{chosen}.whl"]), done.stderr
+    assert done.returncode == (chosen is None)
+
+
+def test_of_what_is_offered_only_the_wheels_of_the_machine_make_a_bundle_for_it(tmp_path: Path) -> None:
+    """The check goes by the target's tags and markers, whatever machine it runs on."""
+    arm = Target(architecture="aarch64")
+    only_there = ["b; platform_machine == 'aarch64'", "c; platform_machine != 'aarch64'"]
+    build_wheel(tmp_path, "a", tag=_OFFERED[2], requires=only_there, visualizations=["bars"])
+    build_wheel(tmp_path, "b", tag=_OFFERED[1])
+    made = bundled(tmp_path, "a", target=arm)
+    assert [wheel.name for wheel in made.wheels] == ["a", "b"]
+    with pytest.raises(WrongTarget, match="x86_64"):
+        bundled(tmp_path, "a")
