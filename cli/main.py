@@ -15,6 +15,7 @@ from cli import agents, batches, cache, check, configuration, fetch, published, 
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
 from config.entries import is_setting
+from config.privacy import hide_from_neighbours
 
 
 class _Commands(TyperGroup):
@@ -111,6 +112,7 @@ def run() -> NoReturn:
     The settings are taken out of the process's environment once they are read: what is started, such as the embedded
     Valkey, must not inherit secrets, since it shows its environment to others of the same user.
     """
+    hide_from_neighbours()
     environment = {name: _as_utf_8(value) for name, value in os.environ.items()}
     for name in filter(is_setting, environment):
         del os.environ[name]

@@ -16,6 +16,7 @@ import json, os, pathlib, shutil, sys, time, tomllib
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     wish = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["tool"]["acme"]
     report = {"environment": dict(os.environ), "pid": os.getpid(), "arguments": arguments()}
+    report["showing"] = [] if not wish["seeks"] else showing(wish["seeks"])
     pathlib.Path(wish["report"]).write_text(json.dumps(report))
     if wish["does"] == "fail":
         raise SystemExit("the compiler is missing")
@@ -36,6 +37,19 @@ def arguments():
         except OSError:
             continue
     return found
+
+
+def showing(text):
+    """The command lines of all processes whose environment shows a text to this one."""
+    found = []
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            line = (process / "cmdline").read_bytes().replace(b"\\0", b" ").decode()
+            if text.encode() in (process / "environ").read_bytes():
+                found.append(line)
+        except OSError:
+            continue
+    return found
 '''
 
 
@@ -51,16 +65,17 @@ def build_sdist(
     report: Path,
     does: str = "build",
     requires: Sequence[str] = (f"{BACKEND}>=1",),
+    seeks: str = "",
 ) -> Path:
     """Pack a source distribution from which the backend "builds" ``wheel``; it writes what it saw to ``report``.
 
-    With ``does`` it fails, or hangs, instead.
+    With ``does`` it fails, or hangs, instead. It looks for ``seeks`` in the environments of all processes.
     """
     name, version, *_ = wheel.name.split("-")
     wanted = ", ".join(f'"{each}"' for each in requires)
     project = (
         f'[build-system]\nrequires = [{wanted}]\nbuild-backend = "{BACKEND}"\n'
-        f'[tool.acme]\ndoes = "{does}"\nreport = "{report}"\n'
+        f'[tool.acme]\ndoes = "{does}"\nreport = "{report}"\nseeks = "{seeks}"\n'
     )
     files = {
         "PKG-INFO": f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n".encode(),

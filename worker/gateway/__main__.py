@@ -15,6 +15,7 @@ import pypi_simple
 import structlog
 
 from config.logging import configure_logging
+from config.privacy import hide_from_neighbours
 from config.secrets import secret_values
 from jobs.metrics import Meter, meter_for
 from worker.gateway.cache import FileCache
@@ -36,6 +37,7 @@ def main() -> None:
 
     Always ends by ``os._exit``: threads may be waiting for an index, and nothing they hold outlives the process.
     """
+    hide_from_neighbours()
     configure_logging()  # standard output is for the parent
     try:
         parent_died = _take_signals()
