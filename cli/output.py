@@ -74,7 +74,7 @@ def print_batch(batch: Batch) -> None:
         )
         for job in jobs
     ]
-    heads = ("package", "state", "attempt", "version", "wheels", "size", "visualizations")
+    heads = ("package", "state", "attempt", "version", "wheels", "size", "new", "visualizations")
     print_table(heads, rows, title=f"batch {batch.id}{_origin(batch)}")
     _print_reasons(jobs)
     if left:
@@ -120,12 +120,13 @@ def _attempts(job: Job) -> str:
     return f"{job.attempt} of {job.max_attempts}" if job.attempt <= job.max_attempts else str(job.attempt)
 
 
-def _bundle_cells(job: Job) -> tuple[str, str, str, str]:
+def _bundle_cells(job: Job) -> tuple[str, str, str, str, str]:
     if not job.bundle:
-        return ("", "", "", "")
+        return ("", "", "", "", "")
     bundle = job.bundle
     version = f"{bundle.version} (unchanged)" if bundle.unchanged else bundle.version
-    return (version, str(len(bundle.wheels)), size(bundle.size_bytes), str(bundle.visualizations))
+    sizes = size(bundle.size_bytes), size(bundle.uploaded_bytes)
+    return (version, str(len(bundle.wheels)), *sizes, str(bundle.visualizations))
 
 
 def _print_reasons(jobs: Iterable[Job]) -> None:
