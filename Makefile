@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Settings of the machine's own pip (extra indexes, constraints, link folders) must not change what a lock installs.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SOURCES := config bundles jobs worker scheduler cli tests bench
+SOURCES := config bundles jobs worker scheduler cli tests bench deploy
 
 .PHONY: help demo test check format lint types imports bench real sixty chaos reference docs lock clean
 
@@ -51,6 +51,9 @@ sixty: $(VENV)/.dev ## sixty real packages over three workers, each failure besi
 
 chaos: $(VENV)/.dev ## services under random faults, ten minutes at most; CHAOS_ARGS="--seed N" replays
 	PYTHONPATH=. timeout 600 $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+compose: ## the Compose deployment from an empty clone, with a worker killed in the middle; needs Docker
+	tests/compose/prove.sh $(COMPOSE_ARGS)
 
 lock: $(VENV)/.dev ## renew the requirements files from pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --python-version 3.11 \

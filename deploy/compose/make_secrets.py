@@ -8,38 +8,38 @@ root gets to the volumes.
 import hashlib
 import json
 import secrets
+import sys
 from pathlib import Path
 
-_ROOT = Path("/run/secrets")
 _READABLE = 0o444
 
-# What docs/operations.md says that vizfetch needs; Flower listens to the workers' events as well.
-_VIZFETCH = "~vizfetch:* -@all +@read +@write +@connection +@transaction +eval +evalsha +script|load +time -@dangerous"
-_FLOWER = "~vizfetch:celery:* &* -@all +@read +@write +@pubsub +@connection +@transaction -@dangerous"
+# What docs/operations.md says that vizfetch needs, and what lets Flower see the workers: they publish that they live.
+_COMMANDS = "-@all +@read +@write +@connection +@transaction +eval +evalsha +script|load +time -@dangerous"
+_VIZFETCH = f"~vizfetch:* resetchannels &vizfetch:celery:* {_COMMANDS} +publish"
+_FLOWER = f"~vizfetch:celery:* allchannels {_COMMANDS} +script|exists +@pubsub"
 # The health check asks without a password, and may do nothing else.
 _ANYBODY = "user default on nopass resetkeys resetchannels -@all +ping"
 
 
-def main() -> None:
-    """Make what is missing."""
-    password = _secret("redis/password")
-    watching = _secret("flower/redis-password")
-    _secret("flower/password")
-    _secret("api/token")
-    _secret("grafana/password")
-    keys = _secret("s3/access-key"), _secret("s3/secret-key")
-    _write("valkey/users.acl", _users(password, watching))
-    _write("storage/s3.json", _identities(*keys))
+def main(root: Path) -> None:
+    """Make what is missing under ``root``, which has a folder for each volume."""
+    password = _secret(root / "redis/password")
+    watching = _secret(root / "flower/redis-password")
+    _secret(root / "flower/password")
+    _secret(root / "api/token")
+    _secret(root / "grafana/password")
+    keys = _secret(root / "s3/access-key"), _secret(root / "s3/secret-key")
+    _write(root / "valkey/users.acl", _users(password, watching))
+    _write(root / "storage/s3.json", _identities(*keys))
 
 
 def _users(password: str, watching: str) -> str:
     # The server gets digests: whoever reads its volume cannot log in.
-    return "\n".join((
-        _ANYBODY,
-        f"user vizfetch on #{_digest(password)} resetchannels {_VIZFETCH}",
-        f"user flower on #{_digest(watching)} {_FLOWER}",
-        "",
-    ))  # fmt: skip
+    return f"""\
+{_ANYBODY}
+user vizfetch on #{_digest(password)} {_VIZFETCH}
+user flower on #{_digest(watching)} {_FLOWER}
+"""
 
 
 def _identities(access_key: str, secret_key: str) -> str:
@@ -55,21 +55,19 @@ def _digest(password: str) -> str:
     return hashlib.sha256(password.encode()).hexdigest()
 
 
-def _secret(name: str) -> str:
-    path = _ROOT / name
+def _secret(path: Path) -> str:
     if not path.exists():
-        _write(name, secrets.token_hex(24))
-    return path.read_text()
+        _write(path, secrets.token_hex(24))
+    return path.read_text(encoding="utf-8")
 
 
-def _write(name: str, content: str) -> None:
-    path = _ROOT / name
+def _write(path: Path, content: str) -> None:
     fresh = path.with_name(f".{path.name}")
     fresh.unlink(missing_ok=True)
-    fresh.write_text(content)
+    fresh.write_text(content, encoding="utf-8")
     fresh.chmod(_READABLE)
     fresh.replace(path)
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
