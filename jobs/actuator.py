@@ -13,7 +13,6 @@ import re
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,12 +23,10 @@ from typing import Any, Generic, Self, TypeVar
 
 import structlog
 
-from config.settings import ApiSettings
 from jobs.metrics_text import CONTENT_TYPE
 
-OPEN_FOLDER = "/actuator/"
-"""What everybody may read."""
-SETTING = "moderne.agent.visualization.api.port"
+ACTUATOR = "/actuator"
+"""Everybody may read this and all below."""
 
 _KEPT_SECONDS = 1.0
 _PATIENCE_SECONDS = 0.8
@@ -38,16 +35,11 @@ _MAX_CONNECTIONS = 64
 _THREADS = 4
 _HEAD_WITHIN_SECONDS = 5.0
 _SENT_WITHIN_SECONDS = 10.0
-_BACKLOG = 64
 _REQUEST = re.compile(rb"([A-Z]{1,16}) (/[\x21-\x7e]*) HTTP/1\.[01]\r\n")
 _JSON = "application/json"
 
 _T = TypeVar("_T")
 _log = structlog.get_logger()
-
-
-class CannotListen(Exception):
-    """The address that the settings name is taken, or is none of this machine."""
 
 
 class Status(StrEnum):
@@ -208,30 +200,8 @@ class Remembered(Generic[_T]):
             self._answered.set()
 
 
-def listen(api: ApiSettings) -> socket.socket | None:
-    """Return a socket that listens where the settings say; None when the port is 0. The caller closes it.
-
-    Raises ``CannotListen``.
-    """
-    if api.port == 0:
-        return None
-    family = socket.AF_INET6 if ":" in api.host else socket.AF_INET
-    try:
-        return socket.create_server((api.host, api.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise CannotListen(
-            f"{SETTING}: nothing can listen on {api.host}, port {api.port}: {error.strerror or error}. Where several "
-            f"processes share a machine, give each a port of its own, such as --{SETTING}={_another(api.port)}, or 0 "
-            "to do without health and metrics."
-        ) from error
-
-
-def _another(port: int) -> int:
-    return port + 1 if port < 65535 else port - 1  # noqa: PLR2004 - the last port there is
-
-
 class ActuatorServer:
-    """Serves an actuator from one thread until the block is left. Owns the socket; with None it does nothing.
+    """Serves an actuator from one thread until the block is left, and closes the socket. With None it does nothing.
 
     Made for probes and for whoever else finds the port: one request for each connection, a few thousand bytes at most,
     a few dozen connections at once, and a few seconds for each.
@@ -241,6 +211,7 @@ class ActuatorServer:
         self._listener = listener
         self._actuator = actuator
         self._open = 0
+        self._owner_pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._started = threading.Event()
@@ -249,7 +220,6 @@ class ActuatorServer:
 
     def __enter__(self) -> Self:
         if self._listener is not None:
-            close_in_children(self._listener)
             self._thread.start()
             self._started.wait()
         return self
@@ -257,6 +227,8 @@ class ActuatorServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if os.getpid() != self._owner_pid:  # a forked child leaves the block too
+            return
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
@@ -326,18 +298,6 @@ def _headers(answer: Answer) -> dict[str, str]:
     }
 
 
-def close_in_children(listener: socket.socket) -> None:
-    """Have forked children close their copy: what they keep open would go on taking clients after this process."""
-    reference = weakref.ref(listener)
-
-    def close() -> None:
-        living = reference()
-        if living is not None:
-            living.close()
-
-    os.register_at_fork(after_in_child=close)
-
-
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Scope]]
 _Send = Callable[[_Scope], Awaitable[None]]
@@ -349,7 +309,7 @@ def asgi(actuator: Actuator) -> Callable[[_Scope, _Receive, _Send], Awaitable[No
     async def application(scope: _Scope, _receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
             return
-        path = "/actuator" + str(scope["path"]).rpartition("/actuator")[2]
+        path = ACTUATOR + str(scope["path"]).rpartition(ACTUATOR)[2]
         answer = await asyncio.to_thread(actuator.answer, str(scope["method"]), path)
         headers = [(name.lower().encode(), value.encode()) for name, value in _headers(answer).items()]
         await send({"type": "http.response.start", "status": int(answer.status), "headers": headers})

@@ -11,6 +11,7 @@ from jobs.connection import connect
 from jobs.queue import celery_app
 from jobs.schedules import Schedules
 from jobs.store import StatusStore
+from scheduler.health import SchedulerHealth
 from scheduler.loop import Broker, Loop
 from scheduler.routes import Routes
 from scheduler.schedules import run_due
@@ -41,6 +42,8 @@ def run(settings: Settings, stop: threading.Event, *, started: Callable[[], None
     """
     from scheduler.api.server import serving  # noqa: PLC0415 - commands that only queue a batch need no web server
 
-    with serving(settings), loop_for(settings) as loop:
+    health = SchedulerHealth(settings)
+    with serving(settings, health.actuator()), loop_for(settings) as loop:
+        health.watch(loop)
         started()
         loop.run(stop)

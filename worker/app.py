@@ -3,6 +3,7 @@
 import mmap
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,11 @@ from celery.worker import state
 
 from bundles.store import open_store
 from config.settings import Settings
+from jobs.actuator import ActuatorServer
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
+from jobs.listening import listening
 from jobs.memory import Memory
+from jobs.metrics import meter_for
 from jobs.models import FetchMessage
 from jobs.queue import celery_app, declare, queues_of
 from jobs.store import StatusStore
@@ -28,6 +32,7 @@ from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
 from worker.gateway.startup import Rules, ca_bundle
+from worker.health import AgentHealth, ConsumerWatch
 from worker.memory import Recollections
 from worker.pip import PinnedPip, pin
 from worker.tasks import register
@@ -61,7 +66,8 @@ class _Child:
     """What one of Celery's child processes holds. Made after the fork: connections do not survive one."""
 
     def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag) -> None:
-        self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip)
+        self._meter = meter_for(settings.redis, settings.nickname)
+        self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip, self._meter)
         # A line that hangs must be given up while there is still time to renew over another.
         patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
         memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)
@@ -75,29 +81,34 @@ class _Child:
     def run(self, message: FetchMessage) -> None:
         run_attempt(message, self._agent, self._lines, stopping=self._stop.is_set)
 
+    def close(self) -> None:
+        """Bring what was counted to where it is kept; waits a second at most."""
+        self._meter.close()
+
 
 def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
     """Work until SIGTERM or SIGINT and return the exit code. ``environment`` is this process's own.
 
     On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
 
-    Raises ``UnfitEnvironment`` before anything is connected to, and ``UnfitServices`` when an index, Redis or the store
-    cannot be used.
+    Raises ``UnfitEnvironment`` and ``SettingsError`` (nothing can listen on ``api.port``) before anything is connected
+    to, and ``UnfitServices`` when an index, Redis or the store cannot be used.
     """
     check_environment(settings)
     _sweep(settings)
-    require_services(settings, environment)
-    pip = pin(settings.cache.directory)
-    trusted = ca_bundle(environment)
-    with GatewayProcess(
-        settings.indexes,
-        settings.cache,
-        ca_bundle=trusted,
-        rules=_rules(settings),
-        redis=settings.redis,
-        environment=environment,
-    ) as gateway:
-        return _serve(settings, gateway.address, pip, drain=drain)
+    with listening(settings.api) as listener:
+        require_services(settings, environment)
+        pip = pin(settings.cache.directory)
+        with GatewayProcess(
+            settings.indexes,
+            settings.cache,
+            ca_bundle=ca_bundle(environment),
+            rules=_rules(settings),
+            redis=settings.redis,
+            agent=settings.nickname,
+            environment=environment,
+        ) as gateway:
+            return _serve(settings, gateway, pip, listener, drain=drain)
 
 
 def _rules(settings: Settings) -> Rules:
@@ -118,18 +129,24 @@ def _status(settings: Settings, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS)
     return StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
 
 
-def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain: bool) -> int:
+def _serve(
+    settings: Settings, gateway: GatewayProcess, pip: PinnedPip, listener: socket.socket | None, *, drain: bool
+) -> int:
     app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
         _sweep(settings)  # a child may be there in place of one that was killed
         try:
-            children.append(_Child(settings, gateway, pip, stop))
+            children.append(_Child(settings, gateway.address, pip, stop))
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
             _log.exception("child_broke")
             broken.set()
             os.kill(os.getppid(), signal.SIGTERM)
+
+    def end_child(**_: Any) -> None:  # noqa: ANN401
+        for child in children:
+            child.close()
 
     def begin_stop(**_: Any) -> None:  # noqa: ANN401
         stopping.set()
@@ -142,13 +159,17 @@ def _serve(settings: Settings, gateway: GatewayAddress, pip: PinnedPip, *, drain
     register(app, run_in_child)
     receivers = {
         signals.worker_process_init: start_child,
+        signals.worker_process_shutdown: end_child,
         signals.worker_shutting_down: begin_stop,
         signals.setup_logging: _keep_our_logging,
     }
+    consumer = ConsumerWatch()
+    app.steps["consumer"].add(consumer.step())
     announcement = Announcement(settings, running=_running_jobs, stopping=stopping.is_set)
+    health = AgentHealth(settings, gateway=gateway, consumer=consumer, running=_running_jobs, stopping=stopping.is_set)
     with _connected(receivers):
         worker = _worker(app, settings)
-        with announcement:
+        with announcement, ActuatorServer(listener, health.actuator()):
             worker.start()
     return EXIT_BROKEN if broken.is_set() else int(worker.exitcode or 0)
 

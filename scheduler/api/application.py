@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from config.settings import ApiSettings
+from jobs.actuator import ACTUATOR, Actuator, asgi
 from scheduler.api import agents, batches, catalogue, errors, events, jobs, schedules
 from scheduler.api.limits import Envelope, Limits
 from scheduler.api.models import PREFIX
@@ -26,9 +27,11 @@ _FAILURES = (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503)
 _SCHEMAS = "#/components/schemas"
 
 
-def application(resources: Resources) -> ASGIApp:
-    """Return the whole service as an ASGI application."""
+def application(resources: Resources, actuator: Actuator | None = None) -> ASGIApp:
+    """Return the whole service as an ASGI application, with health and metrics if there is an ``actuator``."""
     inner = routes(resources)
+    if actuator is not None:
+        inner.mount(ACTUATOR, asgi(actuator))
     clock = time.monotonic
     return Envelope(Limits(Guard(inner, access(resources.settings.api), clock), clock))
 
@@ -36,7 +39,7 @@ def application(resources: Resources) -> ASGIApp:
 def access(settings: ApiSettings) -> Access:
     """Return who is let in by the settings."""
     credentials = () if settings.token is None else (BearerToken(settings.token.get_secret_value()),)
-    return Access(credentials=credentials, open_paths=frozenset({OPENAPI}))
+    return Access(credentials=credentials, open_paths=frozenset({OPENAPI, ACTUATOR}), open_folders=(f"{ACTUATOR}/",))
 
 
 def routes(resources: Resources) -> FastAPI:
