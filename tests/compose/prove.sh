@@ -52,7 +52,7 @@ chmod 644 secrets/pypi-0-token
 docker compose --profile '*' config --quiet
 proof --profile '*' config --quiet
 docker compose build --quiet 2>>"$place/cli.log"
-image=$(docker compose config --images | grep -m 1 '^vizfetch:')
+image=$(docker compose config --images | sort --unique | grep '^vizfetch:')
 docker image inspect "$image" --format '{{.RepoTags}} {{.Size}} bytes, user {{.Config.User}}, entry {{.Config.Entrypoint}}'
 
 say "nothing in the image that does not belong there"
