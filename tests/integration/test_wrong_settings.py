@@ -151,7 +151,8 @@ def test_what_is_said_of_wrong_settings(case: Case, tmp_path: Path) -> None:
 
 
 def changed(deployment: Deployment, **variables: str) -> Deployment:
-    return Deployment({**deployment.variables, **variables}, deployment.directory)
+    nothing_listens = {f"{OURS}API_PORT": "0"}  # what stands in the way of a port would be said too
+    return Deployment({**deployment.variables, **nothing_listens, **variables}, deployment.directory)
 
 
 def test_another_python_than_the_target_s(deployment: Deployment, index: IndexServer) -> None:
