@@ -5,6 +5,8 @@ import structlog
 from jobs.errors import ErrorKind
 from worker.gateway.addresses import shown
 
+_MAX_CHARACTERS = 600
+
 _log = structlog.get_logger()
 
 
@@ -38,10 +40,10 @@ class UpstreamError(GatewayError):
         again_in_seconds: float | None = None,
         asked: bool = True,
     ) -> None:
-        super().__init__(f"{kind}: {reason} ({url})")
         self.kind = kind
-        self.reason = reason
-        self.url = url
+        self.reason = _one_line(reason)
+        self.url = _one_line(url)
+        super().__init__(f"{kind}: {self.reason} ({self.url})")
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         self.worth_retrying = kind.retryable if worth_retrying is None else worth_retrying
@@ -50,6 +52,12 @@ class UpstreamError(GatewayError):
         self.again_in_seconds = again_in_seconds if again_in_seconds is not None else retry_after_seconds
         self.attempts = int(asked)
         self.duration_seconds = 0.0
+
+
+def _one_line(text: str) -> str:
+    """Make text of which an index may have chosen parts fit for a log and a terminal."""
+    plain = "".join(character if character.isprintable() else " " for character in text[:_MAX_CHARACTERS])
+    return " ".join(plain.split())
 
 
 def unexpected(error: BaseException, url: str) -> UpstreamError:

@@ -21,7 +21,7 @@ from worker.gateway.revalidation import RevalidationRequest, look_again
 from worker.gateway.tasks import Delivery, Refused, Task, Tasks
 
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _MAX_REQUEST_BYTES = 64 * 1024
 _BACKLOG = 256
 _KEPT_CONNECTIONS = 256
@@ -141,14 +141,17 @@ def _file(task: Task, project: str, filename: str, environ: Environ, start_respo
 
 def _deliver(delivery: Delivery, environ: Environ, start_response: StartResponse) -> Body:
     size = delivery.size_bytes
-    start, stop, status = _range(environ.get("HTTP_RANGE", ""), size)
+    etag = f'"{delivery.file.sha256}"' if delivery.file.sha256 and delivery.step == "file" else None
+    # Of another file than the client began with, only the whole is of use (RFC 9110, 13.1.5).
+    wanted = environ.get("HTTP_RANGE", "") if environ.get("HTTP_IF_RANGE", etag) == etag else ""
+    start, stop, status = _range(wanted, size)
     headers = [
         ("Content-Type", "application/octet-stream"),
         ("Content-Length", str(stop - start)),
         ("Accept-Ranges", "bytes"),
     ]
-    if delivery.file.sha256:
-        headers.append(("ETag", f'"{delivery.file.sha256}"'))
+    if etag is not None:
+        headers.append(("ETag", etag))
     if status is HTTPStatus.PARTIAL_CONTENT:
         headers.append(("Content-Range", f"bytes {start}-{stop - 1}/{size}"))
     start_response(_line(status), headers)
@@ -158,12 +161,12 @@ def _deliver(delivery: Delivery, environ: Environ, start_response: StartResponse
 def _range(value: str, size: int) -> tuple[int, int, HTTPStatus]:
     """Read a range (RFC 9110, 14.2); anything but a single satisfiable one is answered with the whole."""
     match = _RANGE.fullmatch(value.strip())
-    if match is None or int(match[1]) >= size:
+    if match is None or not any(match.groups()):
         return 0, size, HTTPStatus.OK
-    stop = min(int(match[2]) + 1, size) if match[2] else size
-    if stop <= int(match[1]):
-        return 0, size, HTTPStatus.OK
-    return int(match[1]), stop, HTTPStatus.PARTIAL_CONTENT
+    first, last = match.groups()
+    start = int(first) if first else max(0, size - int(last))  # without a first byte, so many from the end
+    stop = min(int(last) + 1, size) if first and last else size
+    return (start, stop, HTTPStatus.PARTIAL_CONTENT) if start < stop else (0, size, HTTPStatus.OK)
 
 
 class _Stream:
@@ -211,6 +214,9 @@ class Server(wsgi.Server):
     """cheroot on a socket that is already bound."""
 
     keep_alive_conn_limit = _KEPT_CONNECTIONS
+    # Anybody on the machine can connect; without a bound, what they send is taken in whole before a token is asked for.
+    max_request_header_size = _MAX_REQUEST_BYTES
+    max_request_body_size = _MAX_REQUEST_BYTES
 
     def __init__(self, listener: socket.socket, application: Application, threads: int) -> None:
         super().__init__(

@@ -276,10 +276,21 @@ def test_ranges_for_clients(index: IndexServer, make_gateway: MakeGateway) -> No
         middle = download(session, Range="bytes=10-19")
         end = download(session, Range=f"bytes={len(WHEEL) - 5}-")
         beyond = download(session, Range=f"bytes={len(WHEEL)}-")
+        last = download(session, Range="bytes=-5")
+        etag = middle.headers["ETag"]
+        again = download(session, **{"Range": "bytes=10-19", "If-Range": etag})
+        other = download(session, **{"Range": "bytes=10-19", "If-Range": '"another"'})
+        senseless = [
+            download(session, Range=f"bytes={text}") for text in ("-", "-0", "9-5", "9" * 5000 + "-", "1-2,4-5")
+        ]
     assert (middle.status_code, middle.content) == (206, WHEEL[10:20])
     assert middle.headers["Content-Range"] == f"bytes 10-19/{len(WHEEL)}"
     assert (end.status_code, end.content) == (206, WHEEL[-5:])
     assert (beyond.status_code, beyond.content) == (200, WHEEL)
+    assert (last.status_code, last.content) == (206, WHEEL[-5:])
+    assert (again.status_code, again.content) == (206, WHEEL[10:20])
+    assert (other.status_code, other.content) == (200, WHEEL)
+    assert [(answer.status_code, answer.content) for answer in senseless] == [(200, WHEEL)] * 5
 
 
 def test_metadata_is_passed_through(make_index: MakeIndex, make_gateway: MakeGateway) -> None:

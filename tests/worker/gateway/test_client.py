@@ -1,6 +1,8 @@
 """Sessions: each task its own token, seen by nobody else, gone when it should be."""
 
+import socket
 import threading
+from contextlib import suppress
 
 import pytest
 import requests
@@ -52,6 +54,20 @@ def test_records_do_not_mix(index: IndexServer, make_gateway: MakeGateway) -> No
         assert len(one.record().projects) == 1
         assert other.record().projects == ()
         assert download(other, "absent-1.0-py3-none-any.whl").status_code == 404
+
+
+def test_what_strangers_send_is_bounded(index: IndexServer, make_gateway: MakeGateway) -> None:
+    """Anybody on the machine can connect, and is asked for a token only when the headers are complete."""
+    gateway = make_gateway(index_settings(index))
+    port = int(gateway.address.url.rpartition(":")[2])
+    for piece in (b"X-Header: y\r\n", b"x" * 1000):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as line, suppress(ConnectionError):
+            line.sendall(b"GET /x/simple/demo/ HTTP/1.1\r\n")
+            for _ in range(20_000_000 // len(piece)):
+                line.sendall(piece)
+            pytest.fail("twenty megabytes of headers are taken in")
+    with gateway.session() as session:
+        assert page(session).status_code == 200
 
 
 def test_guessing_leads_nowhere(index: IndexServer, make_gateway: MakeGateway) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from jobs.errors import ErrorKind
-from tests.support.index_server import JSON_TYPE, Body, Fault, Status
+from tests.support.index_server import JSON_TYPE, Body, Exchange, Fault, Redirect, Status
 from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, index_settings, page, tiny_wheel
 from worker.gateway.links import NotSimple
 from worker.gateway.pages import Page, read
@@ -14,6 +14,14 @@ from worker.gateway.pages import Page, read
 URL = "https://index.example/simple/demo/"
 SOON_SECONDS = 20
 """For pages that would take minutes, or for ever, in proportion to the square of their size."""
+
+
+class Garbage:
+    """Answers with something that is no HTTP, but that a terminal obeys."""
+
+    def play(self, exchange: Exchange) -> None:
+        exchange.write(b"\x1b[31mHELLO\r\n\r\n")
+        exchange.hang_up()
 
 
 def html(body: bytes) -> Page:
@@ -116,3 +124,24 @@ def test_an_age_that_is_too_large_makes_a_page_old(make_index: MakeIndex, make_g
     index.page_headers = {"Cache-Control": "max-age=60", "Age": "9" * 5000}
     with make_gateway(index_settings(index)).session() as session:
         assert page(session).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Status(503, {"Retry-After": "0"}),
+        Redirect("http://x/\x1b[31m\r\n"),
+        Redirect("ftp://x/\x1b]0;title\x07"),
+        Body(b"x", "text/\x1b[31m"),
+        Body(b'{"\x1b[31m', "application/json"),
+        Garbage(),
+    ],
+)
+def test_messages_are_fit_for_a_terminal(fault: Fault, make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.misbehave("/simple/demo/", fault)
+    with make_gateway(index_settings(index)).session() as session:
+        page(session)
+        [incident] = session.record().incidents
+    assert incident.message.isprintable()
+    assert incident.url.isprintable()

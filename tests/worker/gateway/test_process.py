@@ -14,8 +14,8 @@ import pytest
 import requests
 
 from config.settings import CacheSettings, Target
-from tests.support.index_server import Basic, IndexServer, Stall
-from tests.worker.gateway.conftest import PURE, QUICK, MakeIndex, download, index_settings, page, tiny_wheel
+from tests.support.index_server import Basic, Exchange, IndexServer, Stall
+from tests.worker.gateway.conftest import PURE, QUICK, MakeIndex, broken, download, index_settings, page, tiny_wheel
 from worker.gateway.client import GatewayClient, Session
 from worker.gateway.errors import GatewayError, GatewayLost
 from worker.gateway.process import GatewayProcess
@@ -231,3 +231,23 @@ def test_without_a_sound_document_it_ends(tmp_path: Path) -> None:
     done = subprocess.run(command, input=b"{}\n", cwd=tmp_path, capture_output=True, timeout=30, check=False)
     assert done.returncode == 1
     assert done.stdout == b""
+
+
+class Unreadable:
+    """Answers with a header that is none."""
+
+    def play(self, exchange: Exchange) -> None:
+        exchange.write(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 3\r\n\r\nabc")
+        exchange.hang_up()
+
+
+def test_signed_addresses_do_not_stand_in_the_log(
+    gateway: GatewayProcess, index: IndexServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    index.add(PURE, WHEEL, url=f"../../files/{PURE}?X-Signature=s3cret")
+    index.misbehave("/files/", Unreadable())
+    with GatewayClient(gateway.address).session(Target()) as session:
+        page(session)
+        broken(session)
+        told = session.record().model_dump_json()
+    assert "s3cret" not in told + capfd.readouterr().err
