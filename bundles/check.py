@@ -37,6 +37,7 @@ _MAX_HEADERS = 2**20
 _MAX_VALUE = 4000
 """Of one requirement or version. Python reads numbers of at most 4300 digits."""
 _SHOWN_TAGS = 10
+_SCRIPTS = frozenset({"console_scripts", "gui_scripts"})
 _Label = tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]
 
 
@@ -140,7 +141,26 @@ def _archive(archive: ZipFile, label: _Label) -> tuple[list[str], Metadata | Non
         return [str(error)], None
     issues = _label_issues(archive, info, label)
     metadata = _metadata(archive, info, label, issues)
-    return issues + record_issues(archive, info), metadata
+    return issues + _script_issues(archive, info) + record_issues(archive, info), metadata
+
+
+def _script_issues(archive: ZipFile, info: str) -> list[str]:
+    """Look at the names of the scripts that installers make: pip refuses to make one elsewhere, and so the bundle."""
+    path = f"{info}/entry_points.txt"
+    if path not in archive.namelist():
+        return []
+    try:
+        text = read_text(archive, path)
+    except ValueError as error:
+        return [str(error)]
+    section, issues = "", []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            section = line.strip("[] ")
+        name = line.partition("=")[0].strip()
+        if section in _SCRIPTS and not name.startswith("#") and ("/" in name or "\\" in name):
+            issues.append(f"entry_points.txt has a script {name!r}, which leads out of its folder")
+    return issues
 
 
 def _label_issues(archive: ZipFile, info: str, label: _Label) -> list[str]:

@@ -117,6 +117,11 @@ def test_requires_python(tmp_path: Path, requires: str, fits: bool) -> None:  # 
         ({"members": [("a/__init__.py/inner.py", b"1")]}, "'a/__init__.py' is a file and a folder"),
         ({"members": [("a/__init__.py/", b"")]}, "'a/__init__.py' is there 2 times"),
         ({"record": {"x" * 150_000: (record_hash(b""), "0")}}, "RECORD: field larger than field limit"),
+        (
+            {"files": {"a-1.0.dist-info/entry_points.txt": b"[gui_scripts]\n../../x = a:b\n"}},
+            "has a script '../../x', which leads",
+        ),
+        ({"files": {"a-1.0.dist-info/entry_points.txt": b"\xff"}}, "entry_points.txt cannot be read"),
         ({"compression": zipfile.ZIP_LZMA}, "compressed in a way that not every installer reads"),
     ],
 )
@@ -156,6 +161,12 @@ def test_an_archive_with_a_comment_or_in_zip64_is_as_good(tmp_path: Path) -> Non
         for name, data in contents.items():
             with archive.open(name, "w", force_zip64=True) as member:
                 member.write(data)
+    check_wheel(file, _origin(file), TARGET)
+
+
+def test_names_of_other_entry_points_are_not_files(tmp_path: Path) -> None:
+    points = b"[console_scripts]\na = a:main\n# x/y\n[mime.types]\napplication/x-a = a:kind\n"
+    file = build_wheel(tmp_path, "a", files={"a-1.0.dist-info/entry_points.txt": points})
     check_wheel(file, _origin(file), TARGET)
 
 
