@@ -210,3 +210,11 @@ def test_what_cannot_be_a_schedule_is_refused(asking: Deployment, redis: Redis, 
     refused = asking.run("schedule", "add", "a b", "-r", str(manifest(tmp_path, "1h")))
     assert (refused.exit_code, "no name of a schedule" in refused.errors) == (2, True)
     assert Schedules(redis).all() == []
+
+
+def test_one_machine_fetches_such_a_manifest_once_and_says_so(machine: Deployment, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fetched = machine.run("fetch", "-r", str(manifest(tmp_path, "1h")), "--out", str(out), "--json")
+    assert fetched.exit_code == 0, fetched.errors
+    assert "here everything is fetched once" in fetched.errors
+    assert fetched.document["counts"]["published"] == 2
