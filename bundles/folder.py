@@ -138,14 +138,13 @@ class FolderStore:
     def _all(self, prefix: str) -> Iterator[StoredObject]:
         if not self._root.is_dir():
             raise ValueError(f"there is no folder {self._root}; is moderne.agent.visualization.storage.uri right?")
-        folder = self._root.joinpath(*_parts(prefix.rstrip("/"))) if prefix else self._root
-        for file in _files(folder, set()):
+        parts = _parts(prefix.rstrip("/")) if prefix else []
+        for path, file in _files(self._root.joinpath(*parts), "/".join(parts), set()):
             try:
                 about = file.stat()
             except FileNotFoundError:  # removed, or it has just got its name
                 continue
-            modified = datetime.fromtimestamp(about.st_mtime, UTC)
-            yield StoredObject(file.relative_to(self._root).as_posix(), about.st_size, modified)
+            yield StoredObject(path, about.st_size, datetime.fromtimestamp(about.st_mtime, UTC))
 
 
 def _parts(path: str) -> list[str]:
@@ -156,21 +155,23 @@ def _parts(path: str) -> list[str]:
     return parts
 
 
-def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield all files below a folder, behind links too; of a loop each folder once."""
+def _files(folder: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield all files below a folder, each with its path, behind links too; of a loop each folder once."""
     try:
         about = folder.stat()
-        inside = list(folder.iterdir())
+        with os.scandir(folder) as entries:
+            inside = list(entries)
     except _ABSENT:
         return
     if (about.st_dev, about.st_ino) in seen:
         return
     seen.add((about.st_dev, about.st_ino))
     for each in inside:
+        below = f"{path}/{each.name}" if path else each.name
         if each.is_dir():
-            yield from _files(each, seen)
+            yield from _files(folder / each.name, below, seen)
         elif each.is_file():
-            yield each
+            yield below, each
 
 
 def _made(file: Path) -> BinaryIO:
