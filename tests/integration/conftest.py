@@ -49,6 +49,7 @@ def deployment(tmp_path: Path, machine: Deployment, redis: Redis, redis_settings
         "MODERNE_AGENT_VISUALIZATION_REDIS_URL": redis_settings.url.get_secret_value(),
         "MODERNE_AGENT_VISUALIZATION_STORAGE_URI": (tmp_path / "store").as_uri(),
         "MODERNE_AGENT_VISUALIZATION_LEASE": "2s",
+        "MODERNE_AGENT_VISUALIZATION_API_PORT": "0",
     }
     return Deployment({**machine.variables, **services}, machine.directory)
 
