@@ -136,7 +136,9 @@ def test_a_certificate_of_a_company_s_own_authority(deployment: Deployment, tmp_
         assert changed(unknown, MODERNE_AGENT_PYPI_1_SKIPSSL="true").run("check").exit_code == HOLDS
 
 
-def test_with_wrong_settings_the_machine_is_looked_at_and_nobody_is_asked(deployment: Deployment, index: IndexServer) -> None:
+def test_with_wrong_settings_the_machine_is_looked_at_and_nobody_asked(
+    deployment: Deployment, index: IndexServer
+) -> None:
     wrong = changed(deployment, MODERNE_AGENT_PYPI_0_BEARERTOKEN="planted-token", MODERNE_AGENT_PYPI_0_URI="x")
     done = wrong.run("check", "--json")
     assert done.exit_code == WRONG
