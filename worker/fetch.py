@@ -4,9 +4,10 @@ import errno
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import structlog
 from packaging.requirements import Requirement
@@ -31,7 +32,8 @@ from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
 from worker.installation import prove_installation
 from worker.judge import bundle_failure, judge
-from worker.pip import DeadlineExceeded, PinnedPip, build_arguments, download_arguments, run
+from worker.pip import DeadlineExceeded, Outcome, PinnedPip, build_arguments, download_arguments, run
+from worker.pip_server import PipServer
 
 _PROGRESS_EVERY_SECONDS = 1.0
 
@@ -48,6 +50,11 @@ class Agent:
     pip: PinnedPip
     meter: Meter = field(default_factory=Meter)
     """Counts what the process does."""
+
+    @cached_property
+    def pip_server(self) -> PipServer:
+        """What runs downloads; its process starts with the first one."""
+        return PipServer(self.pip)
 
 
 @dataclass(frozen=True)
@@ -136,9 +143,10 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
     with agent.gateway.session(spec.target, spec.index) as session:
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
-        outcome = run(
+        arguments, run_pip = _command(spec, agent, task)
+        outcome = run_pip(
             task.python,
-            _arguments(spec, agent.settings, task),
+            arguments,
             scratch=task.scratch,
             log=task.log,
             timeout_seconds=agent.settings.fetch_timeout_seconds,
@@ -149,12 +157,14 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heart
     return record, seen
 
 
-def _arguments(spec: JobSpec, settings: Settings, task: TaskDirectory) -> list[str]:
-    silence_seconds = settings.fetch_timeout_seconds
-    if settings.sdists == "never":
-        return download_arguments(spec.target, task.requirements, task.wheels, silence_seconds=silence_seconds)
+def _command(spec: JobSpec, agent: Agent, task: TaskDirectory) -> tuple[list[str], Callable[..., Outcome]]:
+    """Return pip's arguments and what runs it: a build runs what strangers wrote, in an interpreter of its own."""
+    silence_seconds = agent.settings.fetch_timeout_seconds
+    if agent.settings.sdists == "never":
+        arguments = download_arguments(spec.target, task.requirements, task.wheels, silence_seconds=silence_seconds)
+        return arguments, agent.pip_server.run
     require_glibc(spec.target)
-    return build_arguments(task.requirements, task.wheels, silence_seconds=silence_seconds)
+    return build_arguments(task.requirements, task.wheels, silence_seconds=silence_seconds), run
 
 
 class _Watch:

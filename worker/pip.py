@@ -19,7 +19,7 @@ from typing import IO
 from bundles.target import platforms
 from config.settings import Target
 
-_LOOK_EVERY_SECONDS = 0.25
+LOOK_EVERY_SECONDS = 0.25
 _KEPT_LINES = 200
 
 # What pip needs of this process's environment. Everything else stays out: PIP_*, PYTHON* and proxy variables would
@@ -153,12 +153,12 @@ def run_python(
     with log.open("wb") as output:
         process = _start(python, arguments, scratch, output)
         try:
-            _wait(process.pid, time.monotonic() + timeout_seconds, check)
+            wait_for(process.pid, time.monotonic() + timeout_seconds, check)
         finally:
             # Before the wait below: until then the number cannot belong to another process group.
             _kill_group(process.pid)
             exit_code = process.wait()
-    return Outcome(exit_code, _tail(log))
+    return Outcome(exit_code, tail(log))
 
 
 def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
@@ -166,7 +166,7 @@ def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[byt
     return subprocess.Popen(
         [str(python), "-I", *arguments],
         cwd=scratch,
-        env=_environment(os.environ, scratch),
+        env=environment(os.environ, scratch),
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -174,7 +174,8 @@ def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[byt
     )
 
 
-def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
+def environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """Return the environment of a pip whose home and temporary directory is ``scratch``; ``ours`` is this process's."""
     passed_on = {name: ours[name] for name in _PASSED_ON if name in ours}
     place = str(scratch)
     return passed_on | {
@@ -192,10 +193,15 @@ def _environment(ours: Mapping[str, str], scratch: Path) -> dict[str, str]:
     }
 
 
-def _wait(pid: int, deadline: float, check: Callable[[], None]) -> None:
+def wait_for(pid: int, deadline: float, check: Callable[[], None]) -> None:
+    """Wait until a process ends, and call ``check`` several times a second.
+
+    Raises what that raises, ``DeadlineExceeded`` after ``deadline`` on the monotonic clock, and ProcessLookupError when
+    there is no such process.
+    """
     ended = os.pidfd_open(pid)
     try:
-        while not select.select([ended], [], [], _LOOK_EVERY_SECONDS)[0]:
+        while not select.select([ended], [], [], LOOK_EVERY_SECONDS)[0]:
             check()
             if time.monotonic() > deadline:
                 raise DeadlineExceeded
@@ -208,5 +214,6 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _tail(log: Path) -> tuple[str, ...]:
+def tail(log: Path) -> tuple[str, ...]:
+    """Return the last lines of what pip printed."""
     return tuple(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_KEPT_LINES:])
