@@ -142,6 +142,8 @@ class FileCache:
         for path in (directory, self._files, self._links, self._pages):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._parts = _own_parts(directory / "part")
+        for path in (self._files, self._links, self._pages, directory / "part"):
+            _require_own(path, self._parts.stat().st_uid)
         self._locks = KeyLocks(directory / "locks")
         self.pages = PageFiles(self._pages, self._locks, self._new_part, self._added)
         self._size_bytes = 0
@@ -363,6 +365,15 @@ class FileCache:
                 size_bytes -= entry.size_bytes
         self._size_bytes = size_bytes
         self._uncounted_bytes = 0
+        self._forget_links()
+
+    def _forget_links(self) -> None:
+        """Remove notes that are too old to be used: addresses that are signed anew each time leave one for each."""
+        oldest = time.time() - self._link_ttl_seconds
+        for link in self._links.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if link.stat().st_mtime < oldest:
+                    link.unlink()
 
 
 def _growing(download: Download) -> Growing:
@@ -389,6 +400,15 @@ def entries(directory: Path) -> Iterator[Entry]:
         with contextlib.suppress(FileNotFoundError):  # evicted by another process
             status = path.stat()
             yield Entry(status.st_mtime, status.st_size, path)
+
+
+def _require_own(path: Path, owner: int) -> None:
+    """Raise PermissionError for a directory of somebody else: they made it first, and could put anything into it.
+
+    ``owner`` is whom what this process makes belongs to, which on a network share may be a stand-in.
+    """
+    if path.stat().st_uid != owner:
+        raise PermissionError(errno.EPERM, f"{path} belongs to another user", str(path))
 
 
 def _own_parts(parts: Path) -> Path:

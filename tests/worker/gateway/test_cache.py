@@ -352,3 +352,25 @@ class SlowlyForbidden:
     def play(self, exchange: Exchange) -> None:
         exchange.wait(0.5)
         Status(403).play(exchange)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can make a directory of somebody else")
+@pytest.mark.parametrize("name", ["files", "links", "pages", "part"])
+def test_a_directory_that_somebody_else_made_first_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    os.chown(tmp_path / name, 65534, 65534)
+    with pytest.raises(PermissionError, match=f"{name} belongs to another user"):
+        FileCache(tmp_path, 2**20, 60)
+
+
+def test_notes_of_addresses_do_not_pile_up(make_index: MakeIndex, make_gateway: MakeGateway, tmp_path: Path) -> None:
+    index = make_index()
+    index.add(PURE, WHEEL, sha256=None, url=f"../../files/{PURE}?X-Signature=1")
+    directory = tmp_path / "cache"
+    with make_gateway(index_settings(index), directory=directory).session() as session:
+        page(session)
+        assert download(session).content == WHEEL
+    [note] = (directory / "links").iterdir()
+    os.utime(note, (time.time() - 3600,) * 2)
+    FileCache(directory, 2**20, 600).close()
+    assert list((directory / "links").iterdir()) == []
