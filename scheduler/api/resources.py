@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import Depends, Request
 from redis import Redis
 
-from bundles.store import ObjectStore
 from config.settings import Settings
 from jobs.agents import Agents
 from jobs.catalog import Catalog
@@ -36,8 +35,8 @@ class Resources:
     """Set when the service ends: whoever streams ends then."""
 
 
-def resources_of(settings: Settings, redis: Redis, store: ObjectStore, stopping: threading.Event) -> Resources:
-    """Return the resources on one Redis and one store."""
+def resources_of(settings: Settings, redis: Redis, stopping: threading.Event) -> Resources:
+    """Return the resources on one Redis."""
     prefix = settings.redis.prefix
     return Resources(
         settings=settings,
@@ -48,7 +47,7 @@ def resources_of(settings: Settings, redis: Redis, store: ObjectStore, stopping:
         agents=Agents(redis, prefix),
         catalog=Catalog(redis, prefix=prefix),
         schedules=Schedules(redis, prefix=prefix),
-        shelf=Shelf(store),
+        shelf=Shelf(settings.storage),
         stopping=stopping,
     )
 

@@ -10,7 +10,6 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from bundles.store import open_store
 from config.settings import Settings
 from jobs.actuator import Actuator
 from jobs.connection import connect
@@ -44,7 +43,7 @@ def serving(settings: Settings, actuator: Actuator) -> Iterator[None]:
         return
     stopping = threading.Event()
     with listener, connect(settings.redis, timeout_seconds=_ANSWER_WITHIN_SECONDS) as redis:
-        resources = resources_of(settings, redis, open_store(settings.storage), stopping)
+        resources = resources_of(settings, redis, stopping)
         server = _server(application(resources, actuator))
         thread = threading.Thread(target=server.run, args=([listener],), name="api", daemon=True)
         thread.start()

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from bundles.catalog import Entry, read
 from bundles.errors import NotPublished
 from bundles.layout import MANIFEST, WHEELS, bundle_folder, stored_wheel
 from bundles.models import Bundle
-from bundles.store import ObjectStore
+from bundles.store import ObjectStore, open_store
+from config.settings import StorageSettings
 
 _REMEMBERED = 64
 _FOR_SECONDS = 60.0
@@ -26,12 +28,17 @@ class StoredFile:
 class Shelf:
     """Reads bundles from a store and remembers a few descriptions. Thread-safe.
 
-    Raises NotPublished, BrokenBundle or StorageError.
+    The store is opened when something is asked of it: jobs go on without it. Raises NotPublished, BrokenBundle or
+    StorageError.
     """
 
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+    def __init__(self, settings: StorageSettings) -> None:
+        self._settings = settings
         self._read: dict[Entry, tuple[float, Bundle]] = {}
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        return open_store(self._settings)
 
     def bundle(self, entry: Entry) -> Bundle:
         """Return a bundle's description."""

@@ -109,3 +109,17 @@ def test_a_file_that_the_store_lost_is_not_found_and_a_broken_bundle_is_said(
     manifest.write_bytes(manifest.read_bytes().replace(b"2.0", b"2.1"))
     told = problem(shop.call("GET", f"/api/v1/bundles/{other.name}/{other.version}/{other.id}"), 500, "broken-bundle")
     assert "vizfetch verify" in told["detail"]
+
+
+def test_a_store_that_cannot_be_reached_holds_up_only_what_needs_it(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path
+) -> None:
+    assert redis.ping()
+    (tmp_path / "file").write_text("in the way of the folder")
+    away = {"MODERNE_AGENT_VISUALIZATION_STORAGE_URI": (tmp_path / "file" / "store").as_uri()}
+    with serving(deployment_for(redis_settings, tmp_path, **away)) as api:
+        answer = api.call("GET", f"/api/v1/bundles/acme-charts/1.0/{'0' * 32}")
+        told = problem(answer, 503, "store-unavailable")
+        assert answer.headers["Retry-After"]
+        assert str(tmp_path) not in told["detail"]
+        assert api.post("/batches", {"entries": ["acme"]})["total"] == 1
