@@ -586,6 +586,11 @@ class Authority:
         self._ca.issue_cert(name).configure_cert(context)
         return context
 
+    def write_server(self, path: Path, name: str = "127.0.0.1") -> Path:
+        """Write a server's key and certificates for ``name`` into one file, for servers that are not ours."""
+        self._ca.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
     def write(self, path: Path) -> Path:
         """Write the authority's certificate, as ``REQUESTS_CA_BUNDLE`` names one."""
         self._ca.cert_pem.write_to_path(path)

@@ -26,12 +26,10 @@ from tests.support.index_server import (
 )
 from tests.support.proxy import proxy
 from tests.support.wheels import build_wheel
-from tests.worker.gateway.conftest import MakeIndex, make_index, resources
+from tests.worker.conftest import MakeIndex
 from worker.findings import Verdict
 from worker.gateway.errors import UpstreamError
 from worker.index_check import KNOWN_PROJECTS, PROJECT, _Failure, look_at_index, unused_proxies
-
-__all__ = ["make_index", "resources"]  # fixtures
 
 PAGE = f"/simple/{PROJECT}/"
 LIST = b'<!DOCTYPE html><html><body><script>x</script><a href="/simple/acme-charts/">Acme.Charts</a></body></html>'

@@ -4,7 +4,7 @@ import secrets
 import socket
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from config.settings import IndexSettings, RedisSettings, Target
 from jobs.traffic import Patience
 from tests.support.index_server import IndexServer
 from tests.support.wheels import build_wheel
+from tests.worker.conftest import MakeIndex
 from worker.gateway.cache import FileCache
 from worker.gateway.client import GatewayAddress, GatewayClient, Session
 from worker.gateway.pages import JSON_TYPE
@@ -26,6 +27,8 @@ from worker.gateway.startup import Retries, Rules
 from worker.gateway.tasks import Tasks
 from worker.gateway.traffic import traffic
 from worker.gateway.upstream import Upstream
+
+__all__ = ["MakeIndex"]
 
 QUICK = Retries(attempts=2, base_delay_seconds=0.01, max_delay_seconds=0.02, max_retry_after_seconds=2)
 PURE = "demo-1.0-py3-none-any.whl"
@@ -99,19 +102,6 @@ class LocalGateway:
 
 
 MakeGateway = Callable[..., LocalGateway]
-MakeIndex = Callable[..., IndexServer]
-
-
-@pytest.fixture
-def resources() -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
-def make_index(resources: ExitStack) -> MakeIndex:
-    """Start index servers that end with the test."""
-    return lambda **options: resources.enter_context(IndexServer(**options))
 
 
 @pytest.fixture

@@ -1,20 +1,17 @@
 """Real installers in front of the gateway, indexes and proxies that others wrote behind it."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-import requests
 from pydantic import SecretStr
 
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
+from tests.support.command import eventually, free_port
 from tests.support.index_server import (
     Authority,
     Basic,
@@ -24,6 +21,8 @@ from tests.support.index_server import (
     Reset,
     Status,
 )
+from tests.support.proxy import proxy
+from tests.support.servers import running
 from tests.worker.gateway.conftest import MakeGateway, MakeIndex, download, index_settings, page, tiny_wheel
 from worker.gateway.client import Session
 
@@ -132,45 +131,6 @@ def test_uv_takes_it_for_an_index(
     assert {file.filename for file in record.files} == {DEMO, NEEDED}
 
 
-@contextmanager
-def running(*command: str, url: str) -> Iterator[None]:
-    """Run a server until the block ends; ``url`` tells when it answers anything at all."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            _wait_for(url, process)
-            yield
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            requests.get(url, timeout=5)
-        except requests.exceptions.SSLError:
-            return  # it answers, if as somebody whom nobody here knows
-        except requests.ConnectionError:
-            assert process.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.05)
-        else:
-            return
-
-
-def _wait_for_line(log: Path, text: str) -> None:
-    deadline = time.monotonic() + 10
-    while text not in log.read_text():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_an_index_that_others_wrote(make_gateway: MakeGateway, tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     packages.mkdir()
@@ -204,15 +164,11 @@ def test_through_a_proxy(make_index: MakeIndex, make_gateway: MakeGateway, tmp_p
     plain, secured = make_index(auth=Basic("ada", "pw")), make_index(tls=authority.context(), auth=Bearer("t0ken"))
     plain.add(DEMO, FILES[DEMO])
     secured.add(NEEDED, FILES[NEEDED])
-    port = free_port()
-    options = ["--hostname", "127.0.0.1", "--port", str(port), "--num-workers", "1", "--num-acceptors", "1"]
-    log = tmp_path / "proxy.log"
-    command = [sys.executable, "-m", "proxy", *options, "--log-level", "i", "--log-file", str(log)]
-    proxy = {"host": "127.0.0.1", "port": port}
-    with running(*command, url=f"http://127.0.0.1:{port}/"):
+    with proxy(tmp_path) as carrier:
+        way = {"host": "127.0.0.1", "port": carrier.port}
         gateway = make_gateway(
-            index_settings(plain, username="ada", password="pw", proxy=proxy, connect_timeout_seconds=5),
-            index_settings(secured, 1, bearer_token="t0ken", proxy=proxy, connect_timeout_seconds=5),
+            index_settings(plain, username="ada", password="pw", proxy=way, connect_timeout_seconds=5),
+            index_settings(secured, 1, bearer_token="t0ken", proxy=way, connect_timeout_seconds=5),
             ca_bundle=bundle,
         )
         with gateway.session() as session:
@@ -226,7 +182,7 @@ def test_through_a_proxy(make_index: MakeIndex, make_gateway: MakeGateway, tmp_p
             f"GET {plain.origin.removeprefix('http://')}",
             f"CONNECT {secured.origin.removeprefix('https://')}",
         ):
-            _wait_for_line(log, carried)
+            eventually(partial(carrier.carried, carried), 10)
     assert {request.headers["Authorization"] for request in secured.seen()} == {"Bearer t0ken"}
 
 
@@ -236,10 +192,10 @@ def test_a_proxy_that_wants_a_login(make_index: MakeIndex, make_gateway: MakeGat
     port = free_port()
     options = ["--hostname", "127.0.0.1", "--port", str(port), "--num-workers", "1", "--num-acceptors", "1"]
     command = [sys.executable, "-m", "proxy", *options, "--log-level", "e", "--basic-auth", "u:p"]
-    proxy = {"host": "127.0.0.1", "port": port}
+    way = {"host": "127.0.0.1", "port": port}
     with running(*command, url=f"http://127.0.0.1:{port}/"):
         for index in (plain, secured):
-            gateway = make_gateway(index_settings(index, proxy=proxy, connect_timeout_seconds=5))
+            gateway = make_gateway(index_settings(index, proxy=way, connect_timeout_seconds=5))
             with gateway.session() as session:
                 page(session)
                 [incident] = session.record().incidents

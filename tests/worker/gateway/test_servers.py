@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import trustme
 
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
+from tests.support.command import free_port
 from tests.support.devpi import PASSWORD, USERNAME, devpi
+from tests.support.index_server import Authority
+from tests.support.servers import running
 from tests.worker.gateway.conftest import MakeGateway, broken, download, page, tiny_wheel
-from tests.worker.gateway.test_installers import free_port, pip, running
+from tests.worker.gateway.test_installers import pip
 
 DEMO = "demo-1.0-py3-none-any.whl"
 NEEDED = "needed-2.0-py3-none-any.whl"
@@ -93,10 +95,8 @@ def serving(server: str, tree: Path, pem: Path, port: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("server", ["python", "caddy"])
 def test_a_static_index_behind_tls(server: str, tree: Path, make_gateway: MakeGateway, tmp_path: Path) -> None:
-    authority = trustme.CA()
-    pem, bundle = tmp_path / "server.pem", tmp_path / "ca.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
-    authority.cert_pem.write_to_path(bundle)
+    authority = Authority()
+    pem, bundle = authority.write_server(tmp_path / "server.pem"), authority.write(tmp_path / "ca.pem")
     port = free_port()
     settings = IndexSettings.model_validate({"name": "pypi[0]", "url": f"https://127.0.0.1:{port}/simple"})
     with serving(server, tree, pem, port):
@@ -114,10 +114,8 @@ def test_a_static_index_behind_tls(server: str, tree: Path, make_gateway: MakeGa
 
 def test_uv_and_ranges_over_a_page_without_metadata(tree: Path, make_gateway: MakeGateway, tmp_path: Path) -> None:
     """uv reads metadata by ranges where there is none to ask for; the gateway makes it from the wheel."""
-    authority = trustme.CA()
-    pem, bundle = tmp_path / "server.pem", tmp_path / "ca.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
-    authority.cert_pem.write_to_path(bundle)
+    authority = Authority()
+    pem, bundle = authority.write_server(tmp_path / "server.pem"), authority.write(tmp_path / "ca.pem")
     port = free_port()
     settings = IndexSettings.model_validate({"name": "pypi[0]", "url": f"https://127.0.0.1:{port}/simple"})
     with serving("python", tree, pem, port), make_gateway(settings, ca_bundle=bundle).session() as session:

@@ -10,7 +10,9 @@ import pytest
 
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
+from tests.support.command import free_port
 from tests.support.index_server import Body, Exchange, Reset
+from tests.support.servers import running
 from tests.worker.gateway.conftest import (
     PURE,
     MakeGateway,
@@ -21,7 +23,6 @@ from tests.worker.gateway.conftest import (
     page,
     tiny_wheel,
 )
-from tests.worker.gateway.test_installers import free_port, running
 from worker.gateway.startup import Rules
 
 ALLOWED = Rules(sdists="allow")
