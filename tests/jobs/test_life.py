@@ -272,6 +272,19 @@ class Life(RuleBasedStateMachine):
                 assert set(due) == queued
                 assert not due or batch in ready or later[batch] <= min(due.values())
 
+    @invariant()
+    def the_waiting_are_the_queued_by_when_they_came_or_will_be_due(self) -> None:
+        for priority in Priority:
+            waiting = self.scored(f"vizfetch:waiting:{priority}")
+            queued = {
+                name
+                for name, job in self.model.jobs.items()
+                if job.priority is priority and job.state is JobState.QUEUED
+            }
+            assert set(waiting) == queued
+            for name, at in waiting.items():
+                assert float(self.redis.hget(f"vizfetch:job:{name}", "queued_ms") or 0) == at
+
     def scored(self, key: str) -> dict[str, float]:
         return dict(cast("list[tuple[str, float]]", self.redis.zrange(key, 0, -1, withscores=True)))
 
