@@ -33,11 +33,13 @@ from jobs.traffic import Outcome, Traffic
 from worker.gateway.addresses import locality, origin, shown
 from worker.gateway.errors import UpstreamError
 from worker.gateway.startup import Retries
-from worker.gateway.transport import Adapter, first_byte_limit, tls_context
+from worker.gateway.transport import Adapter, first_byte_limit, hurry, tls_context
 
 MAX_REDIRECTS = 5
 CHUNK_BYTES = 64 * 1024
 _SMALL_BODY_BYTES = 64 * 1024
+_DRAIN_SECONDS = 1.0
+"""For the rest of a body that nobody wants; longer than that, a new connection is the better choice."""
 _LEASE_MARGIN_SECONDS = 10
 """How much longer than its timeouts allow a request may count as being on its way."""
 _LONGEST_WISH_SECONDS = 86_400.0
@@ -125,6 +127,7 @@ class Answer:
         """Give the connection back when the rest of the body is small, else drop it. Never raises."""
         try:
             if (self.size_bytes or 0) <= _SMALL_BODY_BYTES and "Content-Length" in self.headers:
+                hurry(self._response.raw, _DRAIN_SECONDS)
                 self._response.raw.drain_conn()
         finally:
             self._received(self._response.raw.tell())

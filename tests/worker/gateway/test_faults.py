@@ -11,6 +11,7 @@ from tests.support.index_server import (
     LOGIN_PAGE,
     Body,
     Endless,
+    Exchange,
     Fault,
     IndexServer,
     Redirect,
@@ -148,6 +149,26 @@ def test_retry_after_is_obeyed(first: IndexServer, make_gateway: MakeGateway) ->
         answer = page(session)
     assert answer.status_code == 200
     assert answer.elapsed.total_seconds() >= 1
+
+
+class Unfinished:
+    """Says 404, and begins a body that does not end."""
+
+    def play(self, exchange: Exchange) -> None:
+        exchange.send(404, {"Content-Length": "5000"}, b"x")
+        exchange.wait()
+
+
+def test_the_rest_of_an_answer_that_nobody_wants_is_not_waited_for(
+    first: IndexServer, second: IndexServer, make_gateway: MakeGateway
+) -> None:
+    first.misbehave("/simple/demo/", Unfinished())
+    with make_gateway(index_settings(first, read_timeout_seconds=20), index_settings(second, 1)).session() as session:
+        answer = page(session)
+        first.stopped.set()
+    assert answer.status_code == 200
+    assert answer.elapsed.total_seconds() < 10
+    assert len(second.seen()) == 1
 
 
 def test_nobody_listens(make_gateway: MakeGateway, first: IndexServer) -> None:
