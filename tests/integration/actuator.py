@@ -1,6 +1,7 @@
 """What probes and Prometheus ask a service, and what it answers."""
 
 import json
+import posixpath
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Probe:
         begin = time.monotonic()
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request(method, f"/actuator/{path}")
+            connection.request(method, posixpath.normpath(f"/actuator/{path}"))
             answer = connection.getresponse()
             return Told(answer.status, answer.read().decode(), time.monotonic() - begin)
         finally:

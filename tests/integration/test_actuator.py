@@ -32,9 +32,10 @@ def test_both_services_tell_their_health_and_what_a_batch_did(
     deployment: Deployment, store: StatusStore, index: IndexServer
 ) -> None:
     worker, worker_at = on_port({"MODERNE_AGENT_NICKNAME": "one", "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"})
-    scheduler, scheduler_at = on_port()
+    scheduler, scheduler_at = on_port({"MODERNE_AGENT_VISUALIZATION_API_TOKEN": "planted-api-token"})
     with deployment.service("scheduler", **scheduler_at), deployment.service("worker", **worker_at) as agent:
         eventually(lambda: worker.is_ready() and scheduler.is_ready(), explain=agent.log.read_text)
+        assert scheduler.ask("../api/v1/batches").status == HTTPStatus.UNAUTHORIZED
         health = worker.ask("health").document
         assert health["status"] == "UP"
         assert set(health["components"]) == {"redis", "indexes", "consumer", "gateway", "diskSpace"}
