@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench deploy
 
-.PHONY: help demo test check format lint types imports bench real sixty chaos reference docs lock clean
+.PHONY: help demo test check format lint types imports bench real sixty trust chaos reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench: $(VENV)/.dev ## what it costs, beside what people would use instead; BENC
 
 real: $(VENV)/.dev ## the main job on real input against the public index, and what a release must show
 	PYTHONPATH=. $(BIN)/python -m bench.real --batch
+
+trust: $(VENV)/.dev ## ten real versions: installed offline, compared with plain pip, tampered with
+	PYTHONPATH=. $(BIN)/python -m bench.trust
 
 sixty: $(VENV)/.dev ## sixty real packages over three workers, each failure beside what plain pip says
 	PYTHONPATH=. $(BIN)/python -m bench.sixty

@@ -49,20 +49,22 @@ def main() -> int:
     return 0 if all(held) else 1
 
 
-def _say(holds: bool, what: str) -> bool:  # noqa: FBT001 - reads as a sentence
+def say(holds: bool, what: str) -> bool:  # noqa: FBT001 - reads as a sentence
+    """Print whether something holds, and return it."""
     print("holds " if holds else "FAILS ", what, flush=True)
     return holds
 
 
-def _run(*command: str | Path, **more: object) -> "subprocess.CompletedProcess[str]":
+def run(*command: str | Path, **more: object) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end with nothing of this process's environment but where programs are."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home())}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload,no-any-return]
 
 
 def _one(place: Path, version: str) -> bool:
     requirement = f"{PACKAGE}=={version}"
-    done = _run(VIZFETCH, "fetch", requirement, "--out", place / "out", "--json")
-    if not _say(done.returncode == 0, f"vizfetch fetch {requirement}"):
+    done = run(VIZFETCH, "fetch", requirement, "--out", place / "out", "--json")
+    if not say(done.returncode == 0, f"vizfetch fetch {requirement}"):
         print(done.stdout, done.stderr)
         return False
     bundle = json.loads(done.stdout)["jobs"][0]["bundle"]
@@ -80,16 +82,16 @@ def _same_as_pip(place: Path, requirement: str, wheels: list[str]) -> bool:
     # --isolated and an explicit index: the machine's own pip settings may name others.
     pip = [sys.executable, "-m", "pip", "--isolated", "download", "--quiet", "--only-binary", ":all:"]
     chosen_by = ["--index-url", pypi_simple.PYPI_SIMPLE_ENDPOINT, "--python-version", target.python]
-    done = _run(*pip, *chosen_by, "--implementation", "cp", *names, "--dest", plain, requirement)
+    done = run(*pip, *chosen_by, "--implementation", "cp", *names, "--dest", plain, requirement)
     chosen = sorted(file.name for file in plain.iterdir()) if done.returncode == 0 else []
-    return _say(chosen == sorted(wheels), "the same wheels as plain pip download")
+    return say(chosen == sorted(wheels), "the same wheels as plain pip download")
 
 
 def _installs(place: Path, folder: Path) -> list[bool]:
     new, old, synced = (_environment(place / name) for name in ("new", "old", "uv"))
     pip = [str(old), "-m", "pip", "--isolated"]
-    _run(old, "-m", "ensurepip")
-    _run(*pip, "install", "--quiet", f"pip=={OLD_PIP}")
+    run(old, "-m", "ensurepip")
+    run(*pip, "install", "--quiet", f"pip=={OLD_PIP}")
     offline = ["install", "--no-index", "--no-deps", "--require-hashes"]
     links = [f"--find-links={directory}" for directory in (place / "out" / "wheels").iterdir()]
     ways: list[tuple[Path, str, list[str]]] = [
@@ -118,11 +120,9 @@ def _environment(place: Path) -> Path:
 
 
 def _installed(python: Path, what: str, *command: str | Path) -> bool:
-    done = _run(*command)
-    used = _run(
-        python, "-c", "import pandas, plotly; print('pandas', pandas.__version__, 'plotly', plotly.__version__)"
-    )
-    holds = _say(
+    done = run(*command)
+    used = run(python, "-c", "import pandas, plotly; print('pandas', pandas.__version__, 'plotly', plotly.__version__)")
+    holds = say(
         done.returncode == 0 and used.returncode == 0, f"installs offline with {what}, imports {used.stdout.strip()}"
     )
     if not holds:
@@ -148,9 +148,9 @@ def _batch_holds(jobs: list[dict[str, object]], paths: list[str]) -> bool:
     print(f"       {size} bytes in bundles, {uploaded} uploaded")
     return all(
         [
-            _say(len(bundles) == len(VERSIONS), "five bundles through two workers"),
-            _say(set(counted) == {"one", "two"}, "both workers took part"),
-            _say(len(paths) == len(set(paths)) == len(distinct), f"each wheel stored once: {len(paths)} objects"),
+            say(len(bundles) == len(VERSIONS), "five bundles through two workers"),
+            say(set(counted) == {"one", "two"}, "both workers took part"),
+            say(len(paths) == len(set(paths)) == len(distinct), f"each wheel stored once: {len(paths)} objects"),
         ]
     )
 
