@@ -134,7 +134,10 @@ def test_workers_are_scaled_by_what_is_due() -> None:
         assert trigger["type"] == "metrics-api"
         assert trigger["metadata"]["format"] == "prometheus"
         assert trigger["metadata"]["url"] == "http://vizfetch.vizfetch:8080/actuator/prometheus"
-        assert trigger["metadata"]["valueLocation"].split("{")[0] in METRICS
+        selector = re.fullmatch(r'(\w+)\{(\w+)="\w+"\}', trigger["metadata"]["valueLocation"])
+        assert selector
+        metric = METRICS[selector[1]]
+        assert (metric.shown_by, metric.series, metric.labels) == ("scheduler", (selector[1],), (selector[2],))
 
 
 def test_the_service_leads_to_the_schedulers() -> None:
