@@ -412,7 +412,7 @@ def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
     if file.yanked is not None:
         entry["yanked"] = file.yanked or True
     if file.has_metadata:
-        entry["core-metadata"] = file.metadata or True
+        entry["core-metadata"] = True  # without a digest: what is given is shorter than what the index has
     return entry
 
 
@@ -442,7 +442,7 @@ def _attributes(project: str, file: IndexFile) -> str:
     if file.yanked is not None:
         pairs["data-yanked"] = file.yanked
     if file.has_metadata:
-        pairs["data-core-metadata"] = _digest(file.metadata or {}) or "true"
+        pairs["data-core-metadata"] = "true"
     return " ".join(f'{name}="{html.escape(value)}"' for name, value in pairs.items())
 
 

@@ -1,11 +1,12 @@
 """The tasks a gateway serves: what each may see, what it was shown, and what went wrong for it."""
 
+import re
 import secrets
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -14,7 +15,7 @@ from config.settings import IndexSettings, Target
 from jobs.errors import ErrorKind
 from worker.gateway import advice
 from worker.gateway.addresses import shown
-from worker.gateway.cache import Content, FileCache, Wanted
+from worker.gateway.cache import Content, FileCache, Made, Wanted
 from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.flight import run
 from worker.gateway.pages import IndexFile, View, lens
@@ -23,6 +24,8 @@ from worker.gateway.revalidation import Seen, seen
 from worker.gateway.shelf import Shelf
 from worker.gateway.startup import Rules
 from worker.gateway.upstream import Upstream
+
+_HEADERS_END = re.compile(rb"\r?\n\r?\n")
 
 _log = structlog.get_logger()
 
@@ -145,6 +148,8 @@ class Task:
         try:
             with self._waiting(place.upstream, project, step, filename, wanted.url):
                 content: Content = fetch(place.upstream, wanted)
+                if metadata:
+                    content = _without_description(content)
         except UpstreamError as error:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         if not metadata:
@@ -328,6 +333,17 @@ def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
     if not metadata:
         return Wanted(file.url, file.sha256, file.size_bytes, filename=file.filename)
     return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None, is_metadata=True)
+
+
+def _without_description(content: Content) -> Made:
+    """Return metadata without its body, which is as long as a package's manual and says nothing to an installer.
+
+    pip reads all of it several times for every package. Headers end at the first empty line (core metadata, RFC 822).
+    Raises UpstreamError; the content is closed.
+    """
+    with closing(content):
+        whole = b"".join(content.chunks(0, content.size_bytes))
+    return Made(_HEADERS_END.split(whole, maxsplit=1)[0].rstrip(b"\r\n") + b"\n")
 
 
 def _metadata_url(url: str) -> str:
