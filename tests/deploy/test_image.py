@@ -1,6 +1,7 @@
 import re
 import tomllib
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 from config.names import match_variable
@@ -66,3 +67,21 @@ def test_every_package_of_ours_is_installed() -> None:
     }
     assert {name for name in there if not any(fnmatch(name, pattern) for pattern in include)} == set()
     assert {name for name in there if not ROOT.joinpath(*name.split("."), "__init__.py").is_file()} == set()
+
+
+def package_of(file: Path) -> Path:
+    """Return the folder of the package that a file belongs to."""
+    return next(folder for folder in file.parents if (folder / "__init__.py").is_file())
+
+
+def test_every_file_that_a_package_needs_is_installed() -> None:
+    data: dict[str, list[str]] = PROJECT["tool"]["setuptools"]["package-data"]
+    missing = []
+    for file in (file for floor in FLOORS for file in (ROOT / floor).rglob("*") if file.is_file()):
+        if file.suffix in {".py", ".pyc"}:
+            continue
+        package = package_of(file)
+        patterns = data["*"] + data.get(".".join(package.relative_to(ROOT).parts), [])
+        if not any(fnmatch(str(file.relative_to(package)), pattern) for pattern in patterns):
+            missing.append(str(file.relative_to(ROOT)))
+    assert missing == []

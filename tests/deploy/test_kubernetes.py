@@ -3,13 +3,14 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 
 from config.durations import parse_duration
 from config.names import SETTINGS, match_variable
 from config.sizes import parse_size
 from jobs.metrics import METRICS
 from jobs.models import JobState, Priority
-from tests.deploy.files import KUBERNETES, document, resource, resources, variables
+from tests.deploy.files import KUBERNETES, ROOT, document, resource, resources, variables
 
 ENVIRONMENT = variables((KUBERNETES / "settings.env").read_text(encoding="utf-8"))
 SERVICES = ("scheduler", "worker")
@@ -111,6 +112,20 @@ def test_a_worker_may_write_where_its_settings_say() -> None:
         assert "emptyDir" in writable[found[1]]
     size = writable["/var/cache/vizfetch"]["emptyDir"]["sizeLimit"]
     assert parse_size(setting("cache.maxSize")) < parse_size(f"{size}B")
+
+
+def test_the_overlay_in_the_documents_fits() -> None:
+    documents = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    found = re.search(r"```yaml\n(# kustomization\.yaml\n.*?)```", documents, re.DOTALL)
+    assert found
+    overlay, base = yaml.safe_load(found[1]), document("deploy", "kubernetes", "kustomization.yaml")
+    (changed,), (settings,) = overlay["configMapGenerator"], base["configMapGenerator"]
+    assert changed["name"] == settings["name"]
+    assert changed["behavior"] == "merge"
+    assert {line.split("=", 1)[0] for line in changed["literals"]} <= set(ENVIRONMENT)
+    assert {image["name"] for image in overlay["images"]} == {image["name"] for image in base["images"]}
+    named = re.findall(r"`([a-z0-9-]+)`", documents[documents.index("with a folder that has the files") :][:200])
+    assert {value.rsplit("/", 1)[1] for value in ENVIRONMENT.values() if value.startswith("/run/")} == set(named)
 
 
 def test_two_schedulers_of_which_one_stays() -> None:
