@@ -1,6 +1,7 @@
 """A folder of downloaded files becomes a bundle, or the reason why it cannot be one."""
 
 import platform
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from bundles.closure import Closure
 from bundles.digest import bundle_id
 from bundles.errors import BundleError, InvalidVisualization, NotClosed, NoVisualizations, WheelError, raise_all
 from bundles.models import Bundle, BundledWheel, Origin, Visualization
+from bundles.proofs import Proofs
 from bundles.visualizations import Found, find
 from config.settings import Target
 
@@ -29,17 +31,18 @@ def assemble(
     *,
     require_specs: bool,
     pip_version: str,
+    proofs: Proofs | None = None,
 ) -> Bundle:
     """Check everything in ``directory`` and describe it.
 
     ``origins`` tells by file name what the gateway knows of each file. With ``require_specs`` the package must
     hold visualizations and all of them must be valid; otherwise what is wrong with them becomes a warning.
-    Nothing is written; the same content gives the same bundle id.
+    Nothing is written but what ``proofs`` remembers of sound wheels; the same content gives the same bundle id.
 
     Raises BundleError: HashMismatch, BrokenWheel, WrongTarget, NotClosed, InvalidVisualization or
     NoVisualizations; when several are true, the first of that order, with the others in its ``also``.
     """
-    checked = _check_all(directory, target, origins)
+    checked = _check_all(directory, target, origins, proofs)
     closure = Closure(requirement, checked, target)
     package = next((each for each in checked if each.metadata.name == closure.root), None)
     shown = _Shown() if package is None else _visualizations(package, require_specs=require_specs)
@@ -66,20 +69,27 @@ def _described(checked: CheckedWheel, closure: Closure) -> BundledWheel:
     return checked.wheel.model_copy(update={"requires": closure.requires(checked.metadata.name)})
 
 
-def _check_all(directory: Path, target: Target, origins: Mapping[str, Origin]) -> Sequence[CheckedWheel]:
+def _check_all(
+    directory: Path, target: Target, origins: Mapping[str, Origin], proofs: Proofs | None
+) -> Sequence[CheckedWheel]:
     """Check every file, and raise what is wrong with any of them together."""
-    checked: list[CheckedWheel] = []
-    problems: list[BundleError] = []
-    for file in sorted(directory.iterdir()):
-        if file.suffix != ".whl" or not file.is_file() or file.is_symlink():
-            problems.append(NotClosed([f"{file.name} is not a wheel"]))
-            continue
+    files = sorted(directory.iterdir())
+    found: dict[Path, CheckedWheel | BundleError] = {}
+    # In any order: processes that have the same wheels at the same time then seldom want to prove the same one.
+    for file in random.sample(files, len(files)):
         try:
-            checked.append(check_wheel(file, origins.get(file.name), target))
-        except WheelError as error:
-            problems.append(error)
-    raise_all(problems)
-    return checked
+            found[file] = _checked(file, target, origins, proofs)
+        except (WheelError, NotClosed) as error:
+            found[file] = error
+    in_order = [found[file] for file in files]
+    raise_all([each for each in in_order if isinstance(each, BundleError)])
+    return [each for each in in_order if isinstance(each, CheckedWheel)]
+
+
+def _checked(file: Path, target: Target, origins: Mapping[str, Origin], proofs: Proofs | None) -> CheckedWheel:
+    if file.suffix != ".whl" or not file.is_file() or file.is_symlink():
+        raise NotClosed([f"{file.name} is not a wheel"])
+    return check_wheel(file, origins.get(file.name), target, proofs)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from bundles.archive import READ_ERRORS, dist_info, read_text, record_issues, sa
 from bundles.digest import file_digest
 from bundles.errors import BrokenWheel, HashMismatch, WrongTarget
 from bundles.models import BundledWheel, Origin
+from bundles.proofs import Proofs
 from bundles.target import fits, full_version
 from config.settings import Target
 
@@ -62,8 +63,10 @@ class CheckedWheel:
     metadata: Metadata
 
 
-def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWheel:
+def check_wheel(file: Path, origin: Origin | None, target: Target, proofs: Proofs | None = None) -> CheckedWheel:
     """Check one file, whole. ``origin`` is what its index said, None when no index is known to have served it.
+
+    Content that ``proofs`` knows is not read to its end again; its hash is computed all the same.
 
     Raises HashMismatch, BrokenWheel (with every issue) or WrongTarget, whichever comes first in that order:
     bytes that nobody promised are not looked at, and a broken wheel's tags say nothing.
@@ -73,7 +76,7 @@ def check_wheel(file: Path, origin: Origin | None, target: Target) -> CheckedWhe
     sha256 = file_digest(file)
     if origin.sha256 is not None and origin.sha256 != sha256:
         raise HashMismatch(file.name, origin.sha256, sha256)
-    metadata, tags = _inspect(Content(file.name, sha256, file))
+    metadata, tags = _inspect(Content(file.name, sha256, file, proofs or Proofs()))
     _check_target(file.name, metadata, tags, target)
     wheel = BundledWheel(
         name=metadata.name,
@@ -107,6 +110,7 @@ class Content:
     filename: str
     sha256: str
     file: Path = field(compare=False)
+    proofs: Proofs = field(compare=False, default_factory=Proofs)
 
 
 @lru_cache(maxsize=1024)
@@ -122,7 +126,7 @@ def _inspect(content: Content) -> tuple[Metadata, frozenset[Tag]]:
         raise BrokenWheel(file.name, [str(error)]) from error
     try:
         with ZipFile(file) as archive:
-            issues, metadata = _archive(archive, label)
+            issues, metadata = _archive(archive, label, content)
     except READ_ERRORS as error:
         raise BrokenWheel(file.name, [f"is not a readable archive: {error}"]) from error
     if metadata is None or issues:
@@ -130,7 +134,7 @@ def _inspect(content: Content) -> tuple[Metadata, frozenset[Tag]]:
     return metadata, label[3]
 
 
-def _archive(archive: ZipFile, label: _Label) -> tuple[list[str], Metadata | None]:
+def _archive(archive: ZipFile, label: _Label, content: Content) -> tuple[list[str], Metadata | None]:
     """Return every issue of the archive, and its metadata unless they are among the issues."""
     # An unsafe archive is not read any further: it may be made to cost hours or memory.
     if issues := safety_issues(archive):
@@ -141,7 +145,11 @@ def _archive(archive: ZipFile, label: _Label) -> tuple[list[str], Metadata | Non
         return [str(error)], None
     issues = _label_issues(archive, info, label)
     metadata = _metadata(archive, info, label, issues)
-    return issues + _script_issues(archive, info) + record_issues(archive, info), metadata
+    with content.proofs.of(content.sha256) as proof:
+        wrong = [] if proof.holds else record_issues(archive, info)
+        if not wrong:
+            proof.note()
+    return issues + _script_issues(archive, info) + wrong, metadata
 
 
 def _script_issues(archive: ZipFile, info: str) -> list[str]:

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from bundles import errors as bundle_errors
 from bundles.assemble import assemble
 from bundles.models import Bundle, Origin
+from bundles.proofs import Proofs
 from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
 from bundles.target import environment
@@ -55,6 +56,11 @@ class Agent:
     def pip_server(self) -> PipServer:
         """What runs downloads; its process starts with the first one."""
         return PipServer(self.pip)
+
+    @cached_property
+    def proofs(self) -> Proofs:
+        """What this agent's processes know of wheels that they have read."""
+        return Proofs(self.settings.cache.directory / "checked")
 
 
 @dataclass(frozen=True)
@@ -191,6 +197,7 @@ def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> 
         {**_origins(record), **built_wheels(task.wheels, record, spec.target)},
         require_specs=spec.require_specs,
         pip_version=agent.pip.version,
+        proofs=agent.proofs,
     )
     chosen = {wheel.name for wheel in bundle.wheels}
     told = [warning for project in record.projects if project.name in chosen for warning in _status_warnings(project)]

@@ -1,0 +1,155 @@
+import hashlib
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from bundles import archive, check, proofs
+from bundles.check import check_wheel
+from bundles.errors import BrokenWheel, HashMismatch
+from bundles.models import Origin
+from bundles.proofs import Proofs
+from config.settings import Target
+from tests.support.wheels import build_wheel
+
+SHA256 = "ab" * 32
+
+
+@pytest.fixture(autouse=True)
+def another_process() -> Iterator[None]:
+    """Forget what this process knows of wheels, as another one would not know it."""
+    check._inspect.cache_clear()  # noqa: SLF001 - a cache has no public way to be emptied
+    yield
+    check._inspect.cache_clear()  # noqa: SLF001
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Count how often an archive is read to its end."""
+    found: list[str] = []
+
+    def counted(opened: ZipFile, info: str) -> list[str]:
+        found.append(info)
+        return archive.record_issues(opened, info)
+
+    monkeypatch.setattr(check, "record_issues", counted)
+    return found
+
+
+def checked(file: Path, memory: Proofs | None) -> None:
+    check._inspect.cache_clear()  # noqa: SLF001
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    check_wheel(file, Origin(filename=file.name, index="pypi[0]", sha256=digest), Target(), memory)
+
+
+def test_what_one_process_proved_another_believes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel, seen = build_wheel(tmp_path, "acme"), reads(monkeypatch)
+    checked(wheel, Proofs(tmp_path / "memory"))
+    checked(wheel, Proofs(tmp_path / "memory"))
+    assert len(seen) == 1
+    checked(wheel, Proofs(tmp_path / "elsewhere"))
+    checked(wheel, None)
+    assert len(seen) == 3
+
+
+def test_other_content_under_the_same_name_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, seen = Proofs(tmp_path / "memory"), reads(monkeypatch)
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        checked(build_wheel(tmp_path / str(number), "acme", files={"acme/x.py": b"x" * number}), memory)
+    assert len(seen) == 2
+
+
+def test_what_is_wrong_is_found_each_time(tmp_path: Path) -> None:
+    wheel = build_wheel(tmp_path, "acme", record={"acme/__init__.py": ("sha256=" + "A" * 43, "1")})
+    for _ in range(2):
+        with pytest.raises(BrokenWheel, match="not what RECORD says"):
+            checked(wheel, Proofs(tmp_path / "memory"))
+
+
+def test_a_proof_excuses_no_wrong_hash(tmp_path: Path) -> None:
+    wheel, memory = build_wheel(tmp_path, "acme"), Proofs(tmp_path / "memory")
+    checked(wheel, memory)
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    promised = Origin(filename=wheel.name, index="pypi[0]", sha256="0" * 64)
+    with pytest.raises(HashMismatch):
+        check_wheel(wheel, promised, Target(), memory)
+
+
+def test_code_that_checks_otherwise_checks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel, seen = build_wheel(tmp_path, "acme"), reads(monkeypatch)
+    checked(wheel, Proofs(tmp_path / "memory"))
+    monkeypatch.setattr(proofs, "_code", lambda: "another")
+    checked(wheel, Proofs(tmp_path / "memory"))
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"so", b"\0\0\0\0\0\0"])
+def test_what_a_crash_left_proves_nothing(tmp_path: Path, content: bytes) -> None:
+    memory = Proofs(tmp_path)
+    with memory.of(SHA256) as proof:
+        assert not proof.holds
+        proof.note()
+    [file] = tmp_path.glob("*/*")
+    file.write_bytes(content)
+    with memory.of(SHA256) as proof:
+        assert not proof.holds
+        proof.note()
+    with memory.of(SHA256) as proof:
+        assert proof.holds
+
+
+def test_an_error_in_the_block_is_the_block_s(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="mine"), Proofs(tmp_path).of(SHA256):
+        raise OSError("mine")
+    with Proofs(tmp_path).of(SHA256) as proof:
+        assert not proof.holds
+
+
+def test_a_folder_that_cannot_be_used_remembers_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    memory = Proofs(tmp_path / "file" / "below")
+    for _ in range(2):
+        with memory.of(SHA256) as proof:
+            assert not proof.holds
+            proof.note()
+
+
+def _prove_slowly(directory: Path, held: float) -> None:
+    with Proofs(directory).of(SHA256) as proof:
+        (directory / "begun").touch()
+        time.sleep(held)
+        proof.note()
+
+
+def test_two_that_meet_prove_it_once_and_nobody_waits_for_a_frozen_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for held, patience, proved in ((1.0, 30.0, True), (5.0, 0.2, False)):
+        place = tmp_path / str(held)
+        place.mkdir()
+        monkeypatch.setattr(proofs, "_PATIENCE_SECONDS", patience)
+        other = multiprocessing.get_context("spawn").Process(target=_prove_slowly, args=(place, held))
+        other.start()
+        while not (place / "begun").exists():
+            time.sleep(0.02)
+        with Proofs(place).of(SHA256) as proof:
+            assert proof.holds is proved
+        other.kill()
+        other.join()
+
+
+def test_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "_LIMIT", 3)
+    for number in range(4):
+        with Proofs(tmp_path).of(f"{number:064}") as proof:
+            proof.note()
+        time.sleep(0.02)
+    again = Proofs(tmp_path)
+    found = []
+    for number in range(4):
+        with again.of(f"{number:064}") as proof:
+            found.append(proof.holds)
+    assert found == [False, False, True, True]
