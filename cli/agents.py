@@ -1,16 +1,22 @@
 """``vizfetch agents``: who works on this queue."""
 
+from __future__ import annotations  # models are imported when a command runs: the others start faster
+
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import typer
 
 from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import print_error, print_json, print_table, size
-from jobs.agents import AgentDocument, Agents, disagreements
+
+if TYPE_CHECKING:
+    from jobs.agents import AgentDocument
 
 
 def agents(context: typer.Context, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the agents that live, and warn when they do not fit together."""
+    from jobs.agents import Agents, disagreements
     from jobs.connection import connect
 
     settings = invocation(context).settings(config)

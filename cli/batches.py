@@ -1,17 +1,22 @@
 """``vizfetch submit``, ``status``, ``retry`` and ``cancel``: batches and their jobs."""
 
+from __future__ import annotations  # models are imported when a command runs: the others start faster
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, invocation
 from cli.output import LARGE, print_batch, print_batches, print_json
-from config.settings import Settings
 from jobs.errors import ErrorKind
-from jobs.models import Batch, Job, JobState, Priority
-from jobs.store import StatusStore, UnknownJob
+from jobs.states import JobState, Priority
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+    from jobs.models import Batch, Job
+    from jobs.store import StatusStore
 
 Names = Annotated[
     list[str], typer.Argument(metavar="BATCH or JOB...", help="A batch, only some jobs of it, or jobs by themselves.")
@@ -22,6 +27,7 @@ Names = Annotated[
 def status_store(settings: Settings) -> Iterator[StatusStore]:
     """Connect to the status store for the length of a command."""
     from jobs.connection import connect
+    from jobs.store import StatusStore
 
     redis = connect(settings.redis)
     try:
@@ -124,6 +130,8 @@ def _is_job(name: str) -> bool:
 
 def _chosen(store: StatusStore, names: Sequence[str]) -> dict[str, list[str]]:
     """Return the jobs that ``names`` stand for, by their batches; jobs named beside their batch are only those."""
+    from jobs.store import UnknownJob
+
     batches = {name: _members(store, name) for name in names if not _is_job(name)}
     found: dict[str, list[str]] = {}
     for job in filter(_is_job, names):
@@ -177,6 +185,8 @@ def _show_failures(store: StatusStore, name: str, *, as_json: bool) -> None:
 
 
 def _show_job(job: Job, *, as_json: bool) -> None:
+    from jobs.models import Batch
+
     print_json(job.as_document()) if as_json else print_batch(Batch(id=job.batch, counts={}, jobs=(job,)))
     raise typer.Exit(1 if job.state is JobState.FAILED else 0)
 

@@ -1,5 +1,7 @@
 """``vizfetch check``: whether the settings, this machine and everything a worker talks to can be used."""
 
+from __future__ import annotations  # models are imported when a command runs: the others start faster
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +36,7 @@ def check(context: typer.Context, config: ConfigFile = None, as_json: AsJson = F
     raise typer.Exit(EXIT_CODES[verdict])
 
 
-def _findings(called: Invocation, config: Path | None) -> "tuple[Finding, ...]":
+def _findings(called: Invocation, config: Path | None) -> tuple[Finding, ...]:
     """Look at everything that can be looked at: with wrong settings the machine, but nobody else."""
     from worker.connectivity import asking
     from worker.contract import examine
@@ -53,14 +55,14 @@ def _findings(called: Invocation, config: Path | None) -> "tuple[Finding, ...]":
         return (_settings(reading), *_proxies(reading, environment), *examine(settings), *services())
 
 
-def _of_problem(problem: Problem) -> "Finding":
+def _of_problem(problem: Problem) -> Finding:
     from worker.findings import wrong
 
     place = problem.source if problem.line is None else f"{problem.source} line {problem.line}"
     return wrong("settings", f"{place}: {problem.name}", problem.message)
 
 
-def _settings(reading: "Reading") -> "Finding":
+def _settings(reading: Reading) -> Finding:
     from worker.findings import holds
 
     written = sum(row.written is not None for row in reading.effective)
@@ -68,7 +70,7 @@ def _settings(reading: "Reading") -> "Finding":
     return holds("settings", f"{written or 'none'} set, the others have their defaults; indexes in order: {names}")
 
 
-def _proxies(reading: "Reading", environment: Mapping[str, str]) -> "list[Finding]":
+def _proxies(reading: Reading, environment: Mapping[str, str]) -> list[Finding]:
     """Say which variables have no meaning here, although they have for other programs."""
     from worker.findings import Finding, Verdict
     from worker.index_check import unused_proxies
@@ -85,7 +87,7 @@ def _proxies(reading: "Reading", environment: Mapping[str, str]) -> "list[Findin
     return [Finding("proxy variables", Verdict.WRONG, found, advice, required=False)]
 
 
-def _document(finding: "Finding") -> dict[str, Any]:
+def _document(finding: Finding) -> dict[str, Any]:
     return {
         "subject": finding.subject,
         "verdict": finding.verdict,
@@ -96,7 +98,7 @@ def _document(finding: "Finding") -> dict[str, Any]:
     }
 
 
-def _print(findings: "Sequence[Finding]") -> None:
+def _print(findings: Sequence[Finding]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -116,7 +118,7 @@ def _print(findings: "Sequence[Finding]") -> None:
         out.print("everything holds", style="green")
 
 
-def _word(finding: "Finding") -> str:
+def _word(finding: Finding) -> str:
     if finding.holds:
         return "holds"
     if not finding.required:
@@ -124,5 +126,5 @@ def _word(finding: "Finding") -> str:
     return f"{finding.step} fails" if finding.step else "wrong"
 
 
-def _style(finding: "Finding") -> str:
+def _style(finding: Finding) -> str:
     return "yellow" if not finding.required and not finding.holds else _STYLES[finding.verdict]

@@ -1,5 +1,7 @@
 """``vizfetch config``: the settings that hold, and where each comes from."""
 
+from __future__ import annotations  # models are imported when a command runs: the others start faster
+
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +13,6 @@ from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import console, print_json
 from config.names import OURS
 from config.problems import Problem, SettingsError
-from config.sources import PUBLIC
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,7 +56,7 @@ def config(
         _print(reading.effective)
 
 
-def _migrate(reading: "Reading", *, show_secrets: bool, as_json: bool) -> None:
+def _migrate(reading: Reading, *, show_secrets: bool, as_json: bool) -> None:
     """Print the file. As JSON, which is YAML too, it has no comments: what they say goes to standard error."""
     import yaml
 
@@ -74,7 +75,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
     return {"source": problem.source, "name": problem.name, "line": problem.line, "message": problem.message}
 
 
-def _row(row: "Effective") -> dict[str, Any]:
+def _row(row: Effective) -> dict[str, Any]:
     return {
         "name": row.name,
         "value": row.value or None,
@@ -89,7 +90,7 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _print(rows: "Iterable[Effective]") -> None:
+def _print(rows: Iterable[Effective]) -> None:
     """Print a paragraph for each group of settings, so that their names need not be repeated in full."""
     from rich.text import Text
 
@@ -105,7 +106,7 @@ def _print(rows: "Iterable[Effective]") -> None:
     out.print(f"{unset} more are not set and have no default; --json lists them.", style="dim")
 
 
-def _table(rows: "Iterable[Effective]") -> "Table":
+def _table(rows: Iterable[Effective]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -121,6 +122,8 @@ def _table(rows: "Iterable[Effective]") -> "Table":
 
 def _split(name: str) -> tuple[str, str]:
     """Split a name after what it shares with its neighbours."""
+    from config.sources import PUBLIC
+
     if name == PUBLIC:
         return "the public index", "url"
     for end in ("].", f"{OURS}."):
@@ -131,7 +134,7 @@ def _split(name: str) -> tuple[str, str]:
     return group, leaf
 
 
-def _origin(row: "Effective") -> str:
+def _origin(row: Effective) -> str:
     if row.written is None:
         return row.source
     place = row.source if row.line is None else f"{row.source} line {row.line}"

@@ -1,5 +1,7 @@
 """What every command starts from: the agent's arguments, the environment, and the options all commands share."""
 
+from __future__ import annotations  # models are imported when a command runs: the others start faster
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from config.settings import Settings
-
 if TYPE_CHECKING:
+    from config.settings import Settings
     from config.sources import Reading
 
 ConfigFile = Annotated[
@@ -39,7 +40,7 @@ class Invocation:
         """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``."""
         return self.reading(file, json_logs=json_logs).settings
 
-    def reading(self, file: Path | None = None, *, json_logs: bool = False) -> "Reading":
+    def reading(self, file: Path | None = None, *, json_logs: bool = False) -> Reading:
         """Return the settings with the origin of each, as ``settings`` does."""
         from config.logging import configure_logging
         from config.secrets import secret_values

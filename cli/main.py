@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from cli import agents, batches, cache, check, configuration, fetch, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
-from config.entries import is_setting
+from config.entries import is_setting, split_arguments
 from config.privacy import hide_from_neighbours
 
 
@@ -34,11 +34,11 @@ class _Commands(TyperGroup):
 
 @contextmanager
 def _settings_first(called: Invocation) -> Iterator[None]:
-    from config.sources import require_values
-
     try:
         yield
     except TyperException:
+        from config.sources import require_values
+
         # Its message may repeat a word, which is a secret when it stands apart from its name.
         require_values(called.arguments)
         raise
@@ -89,8 +89,6 @@ app.command()(cache.cache)
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the command line and return the exit code. No exception reaches the user as a traceback."""
-    from config.sources import split_arguments
-
     ours, rest = split_arguments(arguments, _command_names())
     try:
         app(args=list(rest), obj=Invocation(tuple(ours), environment), prog_name="vizfetch")

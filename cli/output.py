@@ -3,15 +3,19 @@
 Results go to standard output, everything else to standard error, so that a result can be piped.
 """
 
+from __future__ import annotations  # models are imported when a command runs: the others start faster
+
 import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.models import Batch, Job, JobState
+from jobs.states import JobState
 
 if TYPE_CHECKING:  # rich costs time to import, and many commands print a line at most
     from rich.console import Console
+
+    from jobs.models import Batch, Job
 
 LARGE = 200
 """More jobs than this are not shown to people one by one."""
@@ -28,7 +32,7 @@ _STYLES = {
 }
 
 
-def console(*, error: bool = False) -> "Console":
+def console(*, error: bool = False) -> Console:
     """Return a console; colours appear on a terminal only, and never where ``NO_COLOR`` is set."""
     from rich.console import Console
 

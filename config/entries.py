@@ -1,7 +1,7 @@
 """What users wrote: one entry for each name in each source, with the source kept for every later message."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from config.names import (
@@ -83,6 +83,29 @@ class Entry:
 def is_argument(argument: str) -> bool:
     """Whether a command-line argument has the agent's form and is for us to read, or was meant to."""
     return _has_form(argument) or _is_misplaced(argument)
+
+
+def split_arguments(argv: Sequence[str], commands: Container[str] = ()) -> tuple[list[str], list[str]]:
+    """Split a command line into the agent's arguments, from any place in it, and the rest, each in order.
+
+    The agent's are ``--moderne.…=value``, ``-Dmoderne.…=value`` and ``-Djava.io.tmpdir=…``. One without a value also
+    counts, so that reading it can say what is missing; the word behind it, which may be a secret, is in neither list.
+    The first of ``commands`` is no value, though.
+    """
+    ours: list[str] = []
+    rest: list[str] = []
+    dangling = False
+    for item in argv:
+        is_command = item in commands and not any(word in commands for word in rest)
+        if is_argument(item):
+            ours.append(item)
+            dangling = "=" not in item
+        elif not dangling or item.startswith("-") or is_command:
+            rest.append(item)
+            dangling = False
+        else:
+            dangling = False
+    return ours, rest
 
 
 def _has_form(argument: str) -> bool:

@@ -4,9 +4,11 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
-from pydantic import BaseModel, SecretStr
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 MASK = "***"
 SHORTEST_MASKED = 4
@@ -24,7 +26,7 @@ def mask_url(url: str) -> str:
     return _PARAMETER.sub(rf"\g<1>{MASK}", _USERINFO.sub(f"{MASK}@", url))
 
 
-def secret_values(settings: BaseModel) -> frozenset[str]:
+def secret_values(settings: "BaseModel") -> frozenset[str]:
     """Return every secret in these settings, and the passwords inside their URLs, plain and percent-encoded.
 
     A URL that holds no credentials is no secret.
@@ -51,6 +53,8 @@ class Masker:
 
 
 def _values(value: object) -> Iterator[str]:
+    from pydantic import BaseModel, SecretStr  # noqa: PLC0415 - `--help` masks without it, and starts faster
+
     if isinstance(value, SecretStr):
         yield from _of_text(value.get_secret_value())
     elif isinstance(value, BaseModel):

@@ -10,7 +10,7 @@ unless ``useOnlyConfigured``; the Connector's names never add it.
 
 import os
 import socket
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from config import kinds
 from config.choice import Choice, choose
-from config.entries import Written, from_arguments, from_environment, is_argument, understand
+from config.entries import Written, from_arguments, from_environment, split_arguments, understand
 from config.files import from_file
 from config.names import CONFIG_VARIABLE, SETTINGS, Generation, Setting
 from config.problems import Problem, SettingsError
@@ -69,29 +69,6 @@ class Reading:
 
     settings: Settings
     effective: tuple[Effective, ...]
-
-
-def split_arguments(argv: Sequence[str], commands: Container[str] = ()) -> tuple[list[str], list[str]]:
-    """Split a command line into the agent's arguments, from any place in it, and the rest, each in order.
-
-    The agent's are ``--moderne.…=value``, ``-Dmoderne.…=value`` and ``-Djava.io.tmpdir=…``. One without a value also
-    counts, so that reading it can say what is missing; the word behind it, which may be a secret, is in neither list.
-    The first of ``commands`` is no value, though.
-    """
-    ours: list[str] = []
-    rest: list[str] = []
-    dangling = False
-    for item in argv:
-        is_command = item in commands and not any(word in commands for word in rest)
-        if is_argument(item):
-            ours.append(item)
-            dangling = "=" not in item
-        elif not dangling or item.startswith("-") or is_command:
-            rest.append(item)
-            dangling = False
-        else:
-            dangling = False
-    return ours, rest
 
 
 def require_values(arguments: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +14,8 @@ from pydantic.alias_generators import to_camel
 
 from config.settings import Target
 from jobs.errors import ErrorKind
+from jobs.states import JobState as JobState  # noqa: PLC0414 - they belong to the models, for whoever reads those
+from jobs.states import Priority as Priority  # noqa: PLC0414 - the same
 
 
 class Document(BaseModel):
@@ -29,29 +30,6 @@ class Document(BaseModel):
     def as_document(self) -> dict[str, Any]:
         """Return the document as plain JSON values under its JSON names."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-class JobState(StrEnum):
-    """``queued → running → published | failed | cancelled``, with ``running → queued`` for a retry."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    PUBLISHED = "published"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def final(self) -> bool:
-        """Whether nothing more will happen unless somebody asks for it."""
-        return self not in {JobState.QUEUED, JobState.RUNNING}
-
-
-class Priority(StrEnum):
-    """Who is served first; jobs of the same priority are served in turn, batch by batch."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
 
 
 class JobSpec(Document):
