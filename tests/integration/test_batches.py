@@ -10,7 +10,7 @@ from jobs.errors import ErrorKind
 from jobs.models import JobState
 from jobs.store import StatusStore
 from tests.integration.services import READY, submit
-from tests.support.command import Deployment, children, eventually
+from tests.support.command import Deployment, eventually, parent, pips
 from tests.support.index_server import IndexServer, Stall
 
 START_WITHIN_SECONDS = 60
@@ -27,22 +27,6 @@ visualizations:
     requireSpecs: false
     priority: high
 """
-
-
-def pips(pid: int) -> list[int]:
-    """Return the process ids of pip below a worker."""
-    found = []
-    for child in children(pid):
-        try:
-            if b"download" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"):
-                found.append(child)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
-
-
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
 
 
 def test_priorities_of_a_manifest_are_obeyed(deployment: Deployment, store: StatusStore, tmp_path: Path) -> None:
@@ -142,7 +126,8 @@ def test_a_job_whose_worker_dies_each_time_fails_and_takes_nobody_else_down(
         for attempt in (1, 2):
             eventually(running(store, job, attempt), 30, worker.log.read_text)
             eventually(lambda: pips(worker.process.pid))
-            os.kill(parent(pips(worker.process.pid)[0]), signal.SIGKILL)
+            server = parent(pips(worker.process.pid)[0])
+            os.kill(parent(server), signal.SIGKILL)
         eventually(lambda: store.batch(batch).finished, 30, worker.log.read_text)
         found = store.job(job)
         assert found.error

@@ -121,3 +121,29 @@ def children(pid: int) -> list[int]:
             with suppress(FileNotFoundError, ProcessLookupError):
                 direct += [int(child) for child in (task / "children").read_text().split()]
     return [descendant for child in direct for descendant in [child, *children(child)]]
+
+
+def parent(pid: int) -> int:
+    """Return the process that a process was started by; 0 when it is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def pips(pid: int) -> list[int]:
+    """Return the descendants that are a pip at work: what a server with pip imported has forked, or one by itself."""
+    return [
+        child
+        for child in children(pid)
+        if b"pip" in _words(child) or (_serves_pip(child) and _serves_pip(parent(child)))
+    ]
+
+
+def _serves_pip(pid: int) -> bool:
+    return any(word.endswith(b"/pip_fork.py") for word in _words(pid))
+
+
+def _words(pid: int) -> list[bytes]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return []
