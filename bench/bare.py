@@ -21,14 +21,9 @@ def app(url: str) -> Celery:
 
 
 def main() -> None:
-    """Work, or send so many messages."""
-    url, what, number = sys.argv[1:]
-    bare = app(url)
-    if what == "send":
-        for _ in range(int(number)):
-            bare.send_task("nothing", kwargs={"job": "j-0123456789abcdef", "attempt": 1})
-        return
-    bare.Worker(concurrency=int(number), pool_cls="prefork", without_mingle=True, without_gossip=True).start()
+    """Work until SIGTERM."""
+    url, _, concurrency = sys.argv[1:]
+    app(url).Worker(concurrency=int(concurrency), pool_cls="prefork", without_mingle=True, without_gossip=True).start()
 
 
 if __name__ == "__main__":

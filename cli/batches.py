@@ -84,8 +84,6 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what happened, with the reason of each failure. Exits with 1 when some job that is shown has failed."""
-    from cli.watch import watch
-
     if failed and (name is None or _is_job(name) or watching):
         raise typer.BadParameter("--failed needs a batch, and goes without --watch")
     with status_store(invocation(context).settings(config)) as store:
@@ -96,6 +94,8 @@ def status(
         elif _is_job(name):
             _show_job(store.job(name), as_json=as_json)
         elif watching:
+            from cli.watch import watch
+
             _show(watch(store, name), as_json=as_json)
         else:
             _show_as_it_is(store, name, as_json=as_json)
