@@ -22,7 +22,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import guard, parts
+from bench import guard, parts, pictures
 from bench.figures import Results, table, write
 from bench.measure import noise
 from bench.options import Options
@@ -50,6 +50,8 @@ def main() -> int:
         }
         write(given.json, document)
     print(f"\nwritten to {given.json}")
+    if given.pictures:
+        pictures.draw_all(document, given.pictures)
     return guard.compare(found, given.kept, keep=given.keep)
 
 
@@ -61,6 +63,7 @@ def _arguments() -> tuple[Options, argparse.Namespace]:
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"))
     parser.add_argument("--kept", type=Path, default=Path(__file__).with_name("kept.json"))
+    parser.add_argument("--pictures", type=Path, help="draw them in this directory, such as docs/images")
     parser.add_argument("--keep", action="store_true", help="keep this run's ratios for later comparisons")
     given = parser.parse_args()
     return Options(given.mirror, given.rounds, frozenset(given.without)), given

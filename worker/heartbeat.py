@@ -74,7 +74,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         shown: Progress | None = None
-        while not self._done:
+        while not self._rested():
             progress = self._progress
             try:
                 held = self._store.renew(self._claim, self._lease_seconds, progress if progress != shown else None)
@@ -88,5 +88,9 @@ class Heartbeat:
             if not held:
                 self._fenced.set()
                 return
-            self._news.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS))
-            self._news.clear()
+
+    def _rested(self) -> bool:
+        """Wait until there is something to say, and return whether that is over. The lease has just been taken."""
+        self._news.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS))
+        self._news.clear()
+        return self._done
