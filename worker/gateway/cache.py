@@ -162,6 +162,10 @@ class FileCache:
         except OSError as error:
             raise disk_error(error, wanted.url) from error
 
+    def holds(self, sha256: str) -> bool:
+        """Tell whether a file is at hand, as far as this process knows."""
+        return sha256 in self._verified
+
     def metadata(self, upstream: Upstream, wanted: Wanted) -> Made:
         """Return a wheel's metadata (PEP 658), made from the wheel itself, which is fetched if it is not there.
 

@@ -126,7 +126,7 @@ def _page(task: Task, project: str, environ: Environ, start_response: StartRespo
     if media_type is None:
         return _text(start_response, HTTPStatus.NOT_ACCEPTABLE, f"there is {', '.join(OFFERED)}")
     if media_type == JSON_TYPE:
-        return _send(start_response, JSON_TYPE, place.view.json)
+        return _send(start_response, JSON_TYPE, task.page(place))
     html_type = HTML_TYPE if media_type == HTML_TYPE else "text/html; charset=utf-8"
     return _send(start_response, html_type, place.view.html)
 

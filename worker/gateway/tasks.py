@@ -127,6 +127,16 @@ class Task:
             run(future, lambda: self._search(project))
         return future.result()
 
+    def page(self, place: Place) -> bytes:
+        """Return a project's page by PEP 691, without metadata of the wheels that are at hand.
+
+        A client that is offered metadata asks for it, later for the wheel, and pip then compares the two. One that is
+        offered none takes the wheel at once, which costs nobody anything when it is here.
+        """
+        files = place.view.files.values()
+        here = (file.filename for file in files if file.is_wheel and file.sha256 and self._cache.holds(file.sha256))
+        return place.view.json_without_metadata(frozenset(here))
+
     def open(self, project: str, filename: str, *, metadata: bool = False) -> Delivery | None:
         """Open a file that this task was shown; None for any other. Raises Refused.
 

@@ -316,6 +316,27 @@ def test_metadata_is_passed_through(make_index: MakeIndex, make_gateway: MakeGat
         assert session.progress().size_bytes == 0
 
 
+def test_no_metadata_is_offered_of_a_wheel_that_is_here(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.add(PURE, WHEEL)
+    index.add(SECOND, tiny_wheel("demo", "2.0"))
+    gateway = make_gateway(index_settings(index))
+    with gateway.session() as first:
+        offered = {file["filename"] for file in page(first).json()["files"] if "core-metadata" in file}
+        assert offered == {PURE, SECOND}
+        download(first, PURE)
+        told = first.seen()
+    index.requests.clear()
+    with gateway.session() as second:
+        files = {file["filename"]: file for file in page(second).json()["files"]}
+        assert "core-metadata" not in files[PURE]
+        assert files[SECOND]["core-metadata"] is True
+        assert download(second, PURE).content == WHEEL
+        assert download(second, f"{PURE}.metadata").content.startswith(b"Metadata-Version")  # for whoever asks
+        assert second.seen() == told
+    assert index.requests == []
+
+
 def test_metadata_that_is_not_what_was_promised(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index = make_index()
     index.add(PURE, WHEEL, metadata=b"Name: demo\n")
