@@ -6,7 +6,8 @@
 --
 --   P:job:ID            hash  what is known of a job; kept like its batch
 --                               batch, lane, spec (JSON, fixed), state, attempt, tries, created_ms, queued_ms,
---                               updated_ms, worker, error (JSON), bundle (JSON), timings (JSON), progress (JSON)
+--                               updated_ms, worker, claimant (who holds the attempt), error (JSON), bundle (JSON),
+--                               timings (JSON), progress (JSON), waiting (why no agent is given it)
 --   P:batch:ID          hash  created_ms, total, schedule (its name, if one made it), unchanged (how many jobs were
 --                             answered from memory), and the number of jobs in each state by its name;
 --                             kept for HISTORY after its last job reached a final state
@@ -130,7 +131,7 @@ end
 
 local function end_lease(id)
   redis.call('ZREM', LEASES, id)
-  redis.call('HDEL', job_key(id), 'progress')
+  redis.call('HDEL', job_key(id), 'progress', 'claimant')
 end
 
 -- Back to the queue under the next attempt, which fences whoever still works on this one.
@@ -138,7 +139,7 @@ local function queue_again(id, from, now, due)
   local key = job_key(id)
   redis.call('HINCRBY', key, 'attempt', 1)
   redis.call('HSET', key, 'queued_ms', due)
-  redis.call('HDEL', key, 'worker')
+  redis.call('HDEL', key, 'worker', 'waiting')
   set_state(id, from, 'queued', now)
   schedule(id, due, now)
 end
@@ -250,17 +251,23 @@ end
 return taken
 
 --- script: claim
--- ARGV: P, id, attempt, worker, lease_ms. Returns [batch, spec, tries, milliseconds in the queue], or nil
--- when the job is not queued under that attempt, or its time has not come.
+-- ARGV: P, id, attempt, worker, lease_ms, claimant (random). Returns [batch, spec, tries, milliseconds in the queue], or
+-- nil when the job is not queued under that attempt, or its time has not come. The claimant who has it already is given
+-- it again: the answer that said so may have been lost.
 local id, attempt, now = ARGV[2], ARGV[3], now_ms()
 local key = job_key(id)
-local found = redis.call('HMGET', key, 'state', 'attempt', 'batch', 'spec', 'tries', 'queued_ms')
-if found[1] ~= 'queued' or found[2] ~= attempt or tonumber(found[6]) > now then return nil end
-unschedule(id)
+local found = redis.call('HMGET', key, 'state', 'attempt', 'batch', 'spec', 'tries', 'queued_ms', 'claimant')
+local state = found[1]
+if found[2] ~= attempt then return nil end
+if state == 'queued' and tonumber(found[6]) <= now then
+  unschedule(id)
+  redis.call('HSET', key, 'worker', ARGV[4], 'claimant', ARGV[6])
+  redis.call('HDEL', key, 'timings')
+  set_state(id, state, 'running', now)
+elseif state ~= 'running' or found[7] ~= ARGV[6] then
+  return nil
+end
 redis.call('ZADD', LEASES, now + tonumber(ARGV[5]), id)
-redis.call('HSET', key, 'worker', ARGV[4])
-redis.call('HDEL', key, 'timings')
-set_state(id, 'queued', 'running', now)
 return { found[3], found[4], found[5], now - tonumber(found[6]) }
 
 --- script: renew

@@ -4,6 +4,7 @@ What can be asked of a job's life is a method here; each that changes something 
 """
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -142,13 +143,17 @@ class StatusStore:
 
     # The agent side.
 
-    def claim(self, job: str, attempt: int, worker: str, lease_seconds: float) -> tuple[Claim, float] | None:
+    def claim(
+        self, job: str, attempt: int, worker: str, lease_seconds: float, *, claimant: str | None = None
+    ) -> tuple[Claim, float] | None:
         """Take the lease on an attempt and return it with the seconds it was in the queue.
 
-        None when it is not to be had: the ordinary answer to a message that came twice or too late.
+        None when it is not to be had: the ordinary answer to a message that came twice or too late. ``claimant`` is
+        random: whoever asks again under the same one, since no answer came, is given what is already his.
         """
+        own = claimant or secrets.token_hex(8)
         with translated():
-            found = self._run("claim", job, attempt, worker, int(lease_seconds * 1000))
+            found = self._run("claim", job, attempt, worker, int(lease_seconds * 1000), own)
         if found is None:
             return None
         batch, spec, tries, queued_ms = found

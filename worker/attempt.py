@@ -1,13 +1,15 @@
 """One attempt from claim to end: whatever happens in between, the job's state says it."""
 
 import random
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
-from config.settings import RetrySettings
+from config.settings import RetrySettings, Settings
 from jobs.errors import ErrorKind
 from jobs.models import Claim, FetchMessage, JobError, PublishedBundle, Timings
 from jobs.queue import queue_for, queues_of
@@ -20,6 +22,7 @@ from worker.memory import Recollections
 
 _ASK_AGAIN_SECONDS = 0.5
 _MAX_SPREAD_SECONDS = 30.0
+_T = TypeVar("_T")
 
 _log = structlog.get_logger()
 
@@ -40,12 +43,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
     which nothing was known is recorded as ``internal``.
     """
     settings = agent.settings
-    try:
-        claimed = lines.status.claim(message.job, message.attempt, settings.nickname, settings.lease_seconds)
-    except StatusUnavailable as error:
-        # If the claim was made after all, its lease runs out; else the message is published again.
-        _log.warning("claim_unanswered", job=message.job, reason=str(error))
-        return
+    claimed = _claimed(message, settings, lines, stopping)
     if claimed is None:
         _log.debug("message_dropped", job=message.job, attempt=message.attempt)
         return
@@ -65,6 +63,23 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
                 _log.warning("attempt_fenced")
         outcome = {True: end.outcome, False: "fenced", None: "unrecorded"}[recorded]
         count_attempt(agent.meter, outcome, end.kind, attempt.timings(), end.bundle)
+
+
+def _claimed(
+    message: FetchMessage, settings: Settings, lines: Lines, stopping: Callable[[], bool]
+) -> tuple[Claim, float] | None:
+    """Claim the attempt, however often it takes until Redis answers: a claim that was made must not be forgotten.
+
+    Its lease would run out, and the attempt would count although nothing was tried.
+    """
+    claimant = secrets.token_hex(8)
+
+    def claim() -> tuple[Claim, float] | None:
+        return lines.status.claim(
+            message.job, message.attempt, settings.nickname, settings.lease_seconds, claimant=claimant
+        )
+
+    return _until_answered(claim, stopping)
 
 
 @dataclass(frozen=True)
@@ -137,8 +152,7 @@ class _Attempt:
 
     def _postponed(self, error: FetchError, told: JobError) -> _End:
         """Come back when the index may be asked again; spread, since all who wait would come at once."""
-        wait_seconds = error.again_in_seconds or 0
-        delay_seconds = wait_seconds + random.uniform(0, min(wait_seconds, _MAX_SPREAD_SECONDS))  # noqa: S311 - the same
+        delay_seconds = spread(error.again_in_seconds or 0)
         _log.warning("attempt_postponed", kind=error.kind, message=error.message, seconds=round(delay_seconds, 1))
         return _End("postponed", lambda: self.status.postpone(self.claim, told, delay_seconds), error.kind)
 
@@ -157,14 +171,14 @@ def backoff_seconds(retry: RetrySettings, tries: int) -> float:
     return random.uniform(retry.min_backoff_seconds, max(bound, retry.min_backoff_seconds))  # noqa: S311
 
 
-def _until_answered(finish: Callable[[], bool], stopping: Callable[[], bool]) -> bool | None:
-    """Call ``finish`` until Redis answers: a result is not thrown away because a connection was lost.
+def _until_answered(ask: Callable[[], _T], stopping: Callable[[], bool]) -> _T | None:
+    """Call ``ask`` until Redis answers: a result is not thrown away because a connection was lost.
 
     None from a worker that stops before: it does not wait, the lease runs out, and the attempt is run again elsewhere.
     """
     while True:
         try:
-            return finish()
+            return ask()
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))
             if stopping():

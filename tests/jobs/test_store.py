@@ -81,6 +81,22 @@ def test_an_attempt_is_claimed_once(store: StatusStore) -> None:
     assert store.claim(job, 1, "another", LEASE) is None
 
 
+def test_a_claim_whose_answer_was_lost_is_given_again_to_whoever_made_it(store: StatusStore) -> None:
+    job = submitted(store, spec())
+    first = store.claim(job, 1, "agent", 0.05, claimant="one")
+    time.sleep(0.1)
+    again = store.claim(job, 1, "agent", LEASE, claimant="one")
+    assert first
+    assert again
+    assert first[0] == again[0]
+    assert store.reap() == [], "and its lease begins anew"
+    assert store.claim(job, 1, "agent", LEASE, claimant="other") is None
+    assert store.batch(BATCH).counts[JobState.RUNNING] == 1
+    assert store.release(again[0])
+    assert store.claim(job, 1, "agent", LEASE, claimant="one") is None
+    assert store.claim(job, 2, "agent", LEASE, claimant="other")
+
+
 @pytest.mark.parametrize("attempt", [0, 2])
 def test_an_attempt_that_is_not_the_current_one_cannot_be_claimed(store: StatusStore, attempt: int) -> None:
     job = submitted(store, spec())
