@@ -44,6 +44,7 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
             f"{PREFIX}STORAGE_ACCESSKEY": s3.access_key,
             f"{PREFIX}STORAGE_SECRETKEY": s3.secret_key,
             f"{PREFIX}CONCURRENCY": "1",
+            f"{PREFIX}API_PORT": "0",  # several services on one machine, of which nobody asks anything
         }
         deployment = Deployment(settings | variables, place)
         pids["scheduler"] = running.enter_context(deployment.service("scheduler")).process.pid
