@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
+from pydantic import ConfigDict, ValidationError
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError
 
 from config.settings import Settings, Target
 from jobs.models import Document
-from jobs.store import StatusUnavailable
+from jobs.store import translated
 
 KEPT_BEATS = 3
 
@@ -40,6 +40,9 @@ class AgentIndex(Document):
 
 class AgentDocument(Document):
     """What an agent tells of itself with every beat."""
+
+    # Agents of a later release may tell more while others still run an earlier one; of that nothing is known here.
+    model_config = ConfigDict(extra="ignore")
 
     version: Literal[1] = 1
     id: str
@@ -111,16 +114,14 @@ class Agents:
             self._execute(pipe)
 
     def all(self) -> tuple[AgentDocument, ...]:
-        """Return those that live, by their nicknames."""
-        try:
+        """Return those that live, by their nicknames; one whose document has another version is left out."""
+        with translated():
             ids = sorted(cast("set[str]", self._redis.smembers(f"{self._prefix}:agents")))
             texts = self._redis.mget([self._key(agent) for agent in ids]) if ids else []
             gone = [agent for agent, text in zip(ids, texts, strict=True) if text is None]
             if gone:
                 self._redis.srem(f"{self._prefix}:agents", *gone)
-        except RedisError as error:
-            raise StatusUnavailable(f"Redis: {error}") from error
-        found = (AgentDocument.model_validate_json(text) for text in texts if text is not None)
+        found = [agent for text in texts if text is not None and (agent := _readable(str(text)))]
         return tuple(sorted(found, key=lambda agent: (agent.nickname, agent.id)))
 
     def _key(self, agent: str) -> str:
@@ -131,10 +132,15 @@ class Agents:
 
     @staticmethod
     def _execute(pipe: Pipeline) -> list[Any]:
-        try:
+        with translated():
             return pipe.execute()
-        except RedisError as error:
-            raise StatusUnavailable(f"Redis: {error}") from error
+
+
+def _readable(text: str) -> AgentDocument | None:
+    try:
+        return AgentDocument.model_validate_json(text)
+    except ValidationError:
+        return None
 
 
 def disagreements(agents: Sequence[AgentDocument]) -> list[str]:

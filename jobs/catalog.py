@@ -4,24 +4,14 @@ One key: ``PREFIX:catalog``, a hash of bundles (JSON) by NAME/VERSION/ID, kept u
 is the truth: whoever publishes a bundle adds it here, and everything can be made again from the store.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from bundles.models import Bundle
 from jobs.models import CatalogEntry
-from jobs.store import CATALOG, PREFIX, StatusUnavailable
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except RedisError as error:
-        raise StatusUnavailable(f"Redis: {error}") from error
+from jobs.store import CATALOG, PREFIX, translated
 
 
 class Catalog:
@@ -33,13 +23,13 @@ class Catalog:
 
     def entries(self) -> list[CatalogEntry]:
         """Return all entries, by their keys."""
-        with _translated():
+        with translated():
             found = cast("dict[str, str]", self._redis.hgetall(self._key))
         return [CatalogEntry.model_validate_json(found[key]) for key in sorted(found)]
 
     def keys(self) -> frozenset[str]:
         """Return the keys of all entries."""
-        with _translated():
+        with translated():
             return frozenset(cast("list[str]", self._redis.hkeys(self._key)))
 
     def replace(self, known: frozenset[str], entries: Iterable[CatalogEntry]) -> None:
@@ -48,7 +38,7 @@ class Catalog:
         ``known`` are the keys from before the store was read, so that what is published meanwhile stays. Idempotent.
         """
         fresh = {entry.key: entry.as_json() for entry in entries}
-        with _translated(), self._redis.pipeline() as pipe:
+        with translated(), self._redis.pipeline() as pipe:
             for key, entry in fresh.items():
                 pipe.hset(self._key, key, entry)
             if gone := known - fresh.keys():
@@ -58,7 +48,7 @@ class Catalog:
     def remove(self, keys: Iterable[str]) -> None:
         """Forget entries; harmless when they are not there."""
         if gone := list(keys):
-            with _translated():
+            with translated():
                 self._redis.hdel(self._key, *gone)
 
 

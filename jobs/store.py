@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
+from pydantic import ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -36,6 +37,8 @@ CATALOG = "catalog"
 """The key of ``jobs.catalog``, after the prefix."""
 
 _REAP_AT_ONCE = 100
+_UNREADABLE_SECONDS = 5.0
+"""Until somebody else may try to read a job."""
 _READ_AT_ONCE = 1000
 _CHANGED_AT_ONCE = 1000
 
@@ -49,6 +52,17 @@ class StatusUnavailable(Exception):
 
 class UnknownJob(KeyError):
     """No job or batch has this id, or its history has expired."""
+
+
+class UnreadableJob(Exception):
+    """A job was submitted by a version of this program that says more than this one understands."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(
+            f"Waits for a newer version of vizfetch: {job} was submitted by one, and this one cannot read it. "
+            "Update the schedulers and the agents."
+        )
+        self.job = job
 
 
 @contextmanager
@@ -131,10 +145,10 @@ class StatusStore:
         return changed
 
     def spec(self, job: str) -> JobSpec | None:
-        """Return what a job is to fetch; None when there is no such job."""
+        """Return what a job is to fetch; None when there is no such job. Raises ``UnreadableJob``."""
         with translated():
             text = cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "spec"))
-        return None if text is None else JobSpec.model_validate_json(text)
+        return None if text is None else _spec_of(job, text)
 
     def note(self, job: str, waiting: str) -> None:
         """Say why a queued job is not given to any agent; the empty text says that it is. Idempotent."""
@@ -150,15 +164,22 @@ class StatusStore:
 
         None when it is not to be had: the ordinary answer to a message that came twice or too late. ``claimant`` is
         random: whoever asks again under the same one, since no answer came, is given what is already his.
+        Raises ``UnreadableJob``, and leaves the job to others; the attempt is not counted.
         """
         own = claimant or secrets.token_hex(8)
         with translated():
             found = self._run("claim", job, attempt, worker, int(lease_seconds * 1000), own)
         if found is None:
             return None
-        batch, spec, tries, queued_ms = found
-        claim = Claim(job=job, batch=batch, attempt=attempt, tries=int(tries), spec=JobSpec.model_validate_json(spec))
-        return claim, queued_ms / 1000
+        batch, text, tries, queued_ms = found
+        try:
+            spec = _spec_of(job, text)
+        except UnreadableJob as unreadable:
+            error = JobError(kind=ErrorKind.INTERNAL, retryable=True, message=str(unreadable))
+            with translated():
+                self._run("postpone", job, attempt, error.as_json(), int(_UNREADABLE_SECONDS * 1000))
+            raise
+        return Claim(job=job, batch=batch, attempt=attempt, tries=int(tries), spec=spec), queued_ms / 1000
 
     def renew(self, claim: Claim, lease_seconds: float, progress: Progress | None = None) -> bool:
         """Extend the lease and show ``progress``; False means fenced: the attempt belongs to nobody or to another."""
@@ -298,6 +319,13 @@ def _catalog_entry(bundle: PublishedBundle, target: Target) -> CatalogEntry:
 def entries_of(batch: str, specs: Sequence[JobSpec]) -> str:
     """Return jobs as the scripts take them."""
     return json.dumps([[spec.id(batch), spec.priority, spec.as_json()] for spec in specs])
+
+
+def _spec_of(job: str, text: str) -> JobSpec:
+    try:
+        return JobSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise UnreadableJob(job) from error
 
 
 def _pairs(flat: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import structlog
 from celery import Celery
 from redis import Redis
-from redis.exceptions import RedisError
 
 from config.settings import RedisSettings
 from jobs.agents import Agents
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.queue import lengths, publish, queue_for
-from jobs.store import StatusStore, StatusUnavailable
+from jobs.store import StatusStore, UnreadableJob, translated
 from scheduler.loop import WINDOW
 
 _LOOK_EVERY_SECONDS = 1.0
@@ -87,13 +86,21 @@ class Routes:
 
         Called for what was taken after ``waiting`` was asked for the same priority.
         """
-        spec = self.store.spec(message.job)
+        try:
+            spec = self.store.spec(message.job)
+        except UnreadableJob as error:
+            self._hold(message, str(error))
+            if self._worth_a_word("unreadable"):
+                _log.error("job_unreadable", job=message.job, reason=str(error))
+            return False
         if spec is None:
             return False
         queue = queue_for(spec)
         if queue not in self._served:
-            self._report(message.job, spec, queue)
-            self.store.defer(message.job, message.attempt, _AGAIN_UNSERVED_SECONDS)
+            reason = _unserved(spec)
+            self._hold(message, reason)
+            if self._worth_a_word(queue):
+                _log.warning("queue_unserved", queue=queue, job=message.job, reason=reason)
             return False
         self._used.add(queue)
         if self._lengths[queue] >= self._room:
@@ -105,17 +112,20 @@ class Routes:
         return True
 
     def _ask_lengths(self, priority: Priority) -> Mapping[str, int]:
-        try:
+        with translated():
             return lengths(self.redis, self.settings.prefix, self._served, priority)
-        except RedisError as error:
-            raise StatusUnavailable(f"Redis: {error}") from error
 
-    def _report(self, job: str, spec: JobSpec, queue: str) -> None:
-        reason = _unserved(spec)
-        self.store.note(job, reason)
-        if self.clock() - self._reminded.get(queue, float("-inf")) > _REMIND_EVERY_SECONDS:
-            self._reminded[queue] = self.clock()
-            _log.warning("queue_unserved", queue=queue, job=job, reason=reason)
+    def _hold(self, message: FetchMessage, reason: str) -> None:
+        """Say why a job is not published now, and have it come up again."""
+        self.store.note(message.job, reason)
+        self.store.defer(message.job, message.attempt, _AGAIN_UNSERVED_SECONDS)
+
+    def _worth_a_word(self, about: str) -> bool:
+        """Tell whether it is a while since there was a word about it in the log."""
+        if self.clock() - self._reminded.get(about, float("-inf")) <= _REMIND_EVERY_SECONDS:
+            return False
+        self._reminded[about] = self.clock()
+        return True
 
 
 def _unserved(spec: JobSpec) -> str:

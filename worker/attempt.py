@@ -13,7 +13,7 @@ from config.settings import RetrySettings, Settings
 from jobs.errors import ErrorKind
 from jobs.models import Claim, FetchMessage, JobError, PublishedBundle, Timings
 from jobs.queue import queue_for, queues_of
-from jobs.store import StatusStore, StatusUnavailable
+from jobs.store import StatusStore, StatusUnavailable, UnreadableJob
 from worker.errors import Fenced, FetchError, Stopping
 from worker.fetch import Agent, Fetched, Steps, fetch
 from worker.heartbeat import Heartbeat
@@ -43,7 +43,11 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
     which nothing was known is recorded as ``internal``.
     """
     settings = agent.settings
-    claimed = _claimed(message, settings, lines, stopping)
+    try:
+        claimed = _claimed(message, settings, lines, stopping)
+    except UnreadableJob as error:
+        _log.error("job_unreadable", job=message.job, reason=str(error))
+        return
     if claimed is None:
         _log.debug("message_dropped", job=message.job, attempt=message.attempt)
         return

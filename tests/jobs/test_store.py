@@ -8,7 +8,7 @@ from config.settings import RedisSettings, Target
 from jobs.connection import connect
 from jobs.errors import ErrorKind
 from jobs.models import Claim, JobError, JobSpec, JobState, Progress, PublishedBundle, Timings
-from jobs.store import StatusStore, StatusUnavailable, UnknownJob
+from jobs.store import StatusStore, StatusUnavailable, UnknownJob, UnreadableJob
 
 BATCH = "b-1"
 LEASE = 30.0
@@ -95,6 +95,20 @@ def test_a_claim_whose_answer_was_lost_is_given_again_to_whoever_made_it(store: 
     assert store.release(again[0])
     assert store.claim(job, 1, "agent", LEASE, claimant="one") is None
     assert store.claim(job, 2, "agent", LEASE, claimant="other")
+
+
+def test_a_job_of_a_newer_version_is_left_to_those_who_can_read_it(redis: Redis, store: StatusStore) -> None:
+    job = submitted(store, spec())
+    text = spec().as_json().replace('"version":1', '"version":2')
+    redis.hset(f"vizfetch:job:{job}", "spec", text)
+    with pytest.raises(UnreadableJob, match="newer version"):
+        store.spec(job)
+    with pytest.raises(UnreadableJob, match="newer version"):
+        store.claim(job, 1, "agent", LEASE)
+    found = store.job(job)
+    assert (found.state, found.attempt) == (JobState.QUEUED, 2)
+    assert redis.hget(f"vizfetch:job:{job}", "tries") == "1"
+    assert store.take_due(1, 60) == [], "it must not go round and round"
 
 
 @pytest.mark.parametrize("attempt", [0, 2])

@@ -1,5 +1,6 @@
 """The way of messages to the queues of agents that serve them."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,6 +113,23 @@ def test_a_job_that_nobody_served_is_published_soon_after_somebody_does(control:
     agent(control.redis, PLAIN)
     wait_for_due(control, 1)
     assert control.store.batch("b-1").jobs[0].waiting is None
+
+
+def test_what_a_newer_version_submitted_or_announced_stops_no_scheduler(control: Control) -> None:
+    agent(control.redis, PLAIN)
+    own = control.redis.get("vizfetch:agent:a-1")
+    later = json.loads(str(own))
+    for name, change in (("a-2", {"version": 2}), ("a-3", {"mood": "good", "nickname": "three"})):
+        control.redis.set(f"vizfetch:agent:{name}", json.dumps(later | {"id": name} | change))
+        control.redis.sadd("vizfetch:agents", name)
+    assert [found.id for found in Agents(control.redis, "vizfetch").all()] == ["a-1", "a-3"]
+    control.store.enqueue("b-1", [PLAIN])
+    (job,) = control.store.members("b-1")
+    control.redis.hset(f"vizfetch:job:{job}", "spec", PLAIN.as_json().replace('"anew"', '"mood"'))
+    control.store.enqueue("b-2", many(1))
+    control.turn()
+    assert control.waiting(PLAIN) == 1
+    assert "newer version" in str(control.store.job(job).waiting)
 
 
 def wait_for_due(control: Control, count: int) -> None:
