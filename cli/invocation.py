@@ -47,7 +47,8 @@ class Invocation:
         from config.sources import read
 
         reading = read(self.arguments, self.environment, file=file)
-        configure_logging(json=json_logs or None, secrets=secret_values(reading.settings))
+        settings = reading.settings
+        configure_logging(json=json_logs or None, secrets=secret_values(settings), agent=settings.nickname)
         return reading
 
 

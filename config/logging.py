@@ -7,7 +7,7 @@ Celery must be kept from setting up logging itself: call :func:`configure_loggin
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from config.secrets import Masker
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 HANDLER_NAME = "vizfetch"
 
 
-def configure_logging(*, json: bool | None = None, secrets: Iterable[str] = (), level: str = "INFO") -> None:
-    """Set up logging for this process.
+def configure_logging(
+    *, json: bool | None = None, secrets: Iterable[str] = (), level: str = "INFO", agent: str | None = None
+) -> None:
+    """Set up logging for this process and those it forks.
 
     ``json`` decides the form; by default it is JSON unless standard error is a terminal. ``secrets`` are masked by
-    value in whatever is logged, by whomever: see :class:`config.secrets.Masker`. May be repeated, as when the settings
-    have been read: the last call holds. Other handlers of the root logger are left alone.
+    value in whatever is logged, by whomever: see :class:`config.secrets.Masker`. ``agent`` is this instance's name, for
+    every line. May be repeated, as when the settings have been read: the last call holds. Other handlers of the root
+    logger are left alone.
     """
     import structlog  # noqa: PLC0415 - costs 0.1 s that commands without logs need not pay
 
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        *([] if agent is None else [_named(agent)]),
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -53,20 +57,42 @@ def cheroot_error_log(msg: str = "", level: int = logging.INFO, traceback: bool 
     logging.getLogger("cheroot").log(level, msg, exc_info=traceback)
 
 
+def _named(agent: str) -> "Processor":
+    def name(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
+        event.setdefault("agent", agent)
+        return event
+
+    return name
+
+
 def _finish(as_json: bool, masker: Masker) -> "list[Processor]":  # noqa: FBT001 - private, named at its call
     import structlog  # noqa: PLC0415 - as above
 
-    def mask(_logger: "WrappedLogger", _method: str, line: "EventDict | str") -> str:
+    def mask_values(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
+        return {str(_masked(name, masker)): _masked(value, masker) for name, value in event.items()}
+
+    def mask_line(_logger: "WrappedLogger", _method: str, line: "EventDict | str") -> str:
         return masker(str(line))
 
     finish: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if as_json:
-        finish += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
-    else:
-        # The default formatter of exceptions would print local variables.
-        plain = structlog.dev.plain_traceback
-        finish += [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
-    return [*finish, mask]
+        # Before rendering: a mask in the middle of what JSON escapes would leave a line that is no JSON.
+        return [*finish, structlog.processors.format_exc_info, mask_values, structlog.processors.JSONRenderer()]
+    # The default formatter of exceptions would print local variables.
+    plain = structlog.dev.plain_traceback
+    return [*finish, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain), mask_line]
+
+
+def _masked(value: object, masker: Masker) -> object:
+    """Return a value as JSON knows it, without secrets, however deep they stand."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {str(_masked(key, masker)): _masked(item, masker) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(item, masker) for item in value]
+    told = masker(str(value))
+    return value if isinstance(value, int | float) and told == str(value) else told
 
 
 def _install(formatter: logging.Formatter, level: str) -> None:

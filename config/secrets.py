@@ -14,6 +14,8 @@ MASK = "***"
 SHORTEST_MASKED = 4
 """Shorter values stand in ordinary words, so that masking them would garble every text and hide nothing."""
 
+_TASK_TOKEN = re.compile(r"(?<=/)[A-Za-z0-9_-]{32}(?=/(?:simple|files)/)|(?<=/control/sessions/)[A-Za-z0-9_-]{32}")
+"""What opens one task's index at the gateway of an agent: too many to know them all, but they stand nowhere else."""
 _USERINFO = re.compile(r"(?<=//)[^/?#\s]*@")
 _PARAMETER = re.compile(r"(?i)([?&][^=&#\s]*(?:pass|token|secret|key|sign|credential|auth)[^=&#\s]*=)[^&#\s]+")
 
@@ -38,7 +40,8 @@ class Masker:
     """Replaces secrets in text by their value, in whatever form they are usually written.
 
     Known are: the value itself, percent-encoded, escaped as in JSON or by ``repr``, and as part of base64 text such as
-    a basic-auth header. Values shorter than :data:`SHORTEST_MASKED` characters are left.
+    a basic-auth header. Values shorter than :data:`SHORTEST_MASKED` characters are left. The tokens of tasks at the
+    gateway are known by where they stand in a URL.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -49,7 +52,8 @@ class Masker:
 
     def __call__(self, text: str) -> str:
         """Return ``text`` without the secrets."""
-        return self._pattern.sub(MASK, text) if self._pattern else text
+        masked = self._pattern.sub(MASK, text) if self._pattern else text
+        return _TASK_TOKEN.sub(MASK, masked)
 
 
 def _values(value: object) -> Iterator[str]:
@@ -84,6 +88,7 @@ def _forms(secret: str) -> Iterator[str]:
         yield re.sub(r"%([0-9A-F]{2})", r"%(?i:\1)", re.escape(encoded))
     yield re.escape(json.dumps(secret)[1:-1])
     yield re.escape(repr(secret)[1:-1])
+    yield re.escape(repr(secret.encode(errors="surrogateescape"))[2:-1])
     for core in _base64_cores(secret.encode(errors="surrogateescape")):
         # Begins only where the base64 text begins, so that long words are scanned once.
         yield rf"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]*?{core}[A-Za-z0-9+/_-]*=*"

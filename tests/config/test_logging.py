@@ -143,3 +143,30 @@ def test_cheroot_speaks_through_the_log(capsys: pytest.CaptureFixture[str]) -> N
     (line,) = (line for line in documents(capsys) if "exception" in line)
     assert line["logger"] == "cheroot"
     assert "RuntimeError: ***" in str(line["exception"])
+
+
+def test_the_agent_stands_in_every_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(agent="here-1")
+    structlog.get_logger().info("job_published")
+    logging.getLogger("celery").warning("lost")
+    assert [line["agent"] for line in documents(capsys)] == ["here-1", "here-1"]
+
+
+def test_a_mask_leaves_a_line_of_json_and_numbers_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(secrets=["newline-secret", "12345678", "naïve"])
+    raw = "naïve".encode()
+    structlog.get_logger().info("told", text="first\newline-secret", pin=12345678, count=7, bare=raw, keys={3: {"x"}})
+    structlog.get_logger().info("told", text="first\nnewline-secret", deep=({"a": [("newline-secret",)]},), none=None)
+    first, second = documents(capsys)
+    assert (first["pin"], first["count"], first["bare"], first["keys"]) == ("***", 7, "b'***'", {"3": ["x"]})
+    assert (second["text"], second["deep"], second["none"]) == ("first\n***", [{"a": [["***"]]}], None)
+
+
+def test_tokens_of_tasks_are_known_by_their_place(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
+    token = "abcdefghijklmnopqrstuvwxyz_-0123"
+    structlog.get_logger().info(
+        "told", at=f"http://127.0.0.1:4711/{token}/simple/", control=f"/control/sessions/{token}"
+    )
+    (line,) = documents(capsys)
+    assert (line["at"], line["control"]) == ("http://127.0.0.1:4711/***/simple/", "/control/sessions/***")

@@ -100,7 +100,7 @@ def _die_with(parent_pid: int) -> None:
 
 def _set_up_logging(startup: Startup) -> None:
     """Log to standard error, which the worker shares, without the secrets now known."""
-    configure_logging(secrets=secret_values(startup))
+    configure_logging(secrets=secret_values(startup), agent=startup.agent)
     # It warns of headers that it cannot read, with the whole URL, and signed ones are keys for whoever reads them.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     # An index may speak a newer minor version of the protocol: it is compatible by definition (PEP 629).

@@ -1,9 +1,10 @@
 """The gateway as a task sees it: register, learn the index's address, ask how it went."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import requests
+from structlog.contextvars import get_contextvars
 
 from config.settings import Model, Target
 from worker.gateway.errors import GatewayError, GatewayLost
@@ -11,6 +12,7 @@ from worker.gateway.record import Progress, Record
 from worker.gateway.revalidation import RevalidationRequest, Seen
 
 CONTROL_HEADER = "X-Control-Token"
+_LABELS = ("job", "batch", "attempt")
 TIMEOUT_SECONDS = 30.0
 """For one call; longer than a restart of the gateway takes, during which calls wait in its backlog."""
 
@@ -34,6 +36,8 @@ class SessionRequest(Model):
     target: Target
     index: str | None = None
     """The only index to ask, by its name; None for all in their order."""
+    labels: Mapping[str, str | int] = {}
+    """What the gateway's log lines about the task carry: its job, batch and attempt."""
 
 
 class Session:
@@ -92,7 +96,9 @@ class GatewayClient:
         return Seen.model_validate_json(answer)
 
     def _register(self, http: requests.Session, target: Target, index: str | None) -> str:
-        body = SessionRequest(target=target, index=index).model_dump_json()
+        bound = get_contextvars()
+        labels = {name: bound[name] for name in _LABELS if name in bound}
+        body = SessionRequest(target=target, index=index, labels=labels).model_dump_json()
         return _call(http, "POST", f"{self._address.url}/control/sessions", body).decode("ascii")
 
 

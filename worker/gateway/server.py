@@ -11,6 +11,7 @@ from typing import Any
 from cheroot import wsgi
 from packaging.utils import canonicalize_name
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from config.logging import cheroot_error_log
 from jobs.errors import ErrorKind
@@ -86,7 +87,7 @@ class Application:
             request = SessionRequest.model_validate_json(environ["wsgi.input"].read(_MAX_REQUEST_BYTES))
         except ValidationError as error:
             return _text(start_response, HTTPStatus.BAD_REQUEST, str(error))
-        task = self._tasks.register(request.target, request.index)
+        task = self._tasks.register(request.target, request.index, request.labels)
         if task is None:
             return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
         return _text(start_response, HTTPStatus.OK, task.token)
@@ -110,11 +111,12 @@ class Application:
             return _text(start_response, HTTPStatus.NOT_FOUND, "no such task")
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             return _text(start_response, HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD")
-        match parts[1:]:
-            case ["simple", name] | ["simple", name, ""] if _PROJECT.fullmatch(canonicalize_name(name)):
-                return _page(task, canonicalize_name(name), environ, start_response)
-            case ["files", project, filename]:
-                return _file(task, project, filename, environ, start_response)
+        with bound_contextvars(**task.labels):
+            match parts[1:]:
+                case ["simple", name] | ["simple", name, ""] if _PROJECT.fullmatch(canonicalize_name(name)):
+                    return _page(task, canonicalize_name(name), environ, start_response)
+                case ["files", project, filename]:
+                    return _file(task, project, filename, environ, start_response)
         return _text(start_response, HTTPStatus.NOT_FOUND, "nothing here")
 
 

@@ -4,10 +4,11 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import structlog
 
@@ -99,6 +100,8 @@ class Task:
         self, target: Target, rules: Rules, upstreams: tuple[Upstream, ...], shelf: Shelf, cache: FileCache
     ) -> None:
         self.token = secrets.token_urlsafe(24)
+        self.labels: Mapping[str, str | int] = {}
+        """For log lines."""
         self._target = target
         self._rules = rules
         self._upstreams = upstreams
@@ -257,7 +260,7 @@ class Task:
         with self._lock:
             known = self._incidents.setdefault((step, what), incident)
         if known is incident:
-            _log.warning("index_incident", **incident.model_dump(mode="json", exclude={"message"}))
+            _log.warning("index_incident", **self.labels, **incident.model_dump(mode="json", exclude={"message"}))
         return known
 
 
@@ -280,12 +283,15 @@ class Tasks:
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
 
-    def register(self, target: Target, index: str | None) -> Task | None:
+    def register(
+        self, target: Target, index: str | None, labels: Mapping[str, str | int] = MappingProxyType({})
+    ) -> Task | None:
         """Add a task that sees all indexes, or only ``index``; None when there is no such index."""
         upstreams = tuple(upstream for upstream in self._upstreams if index in {None, upstream.name})
         if index is not None and not upstreams:
             return None
         task = Task(target, self._rules, upstreams, self._shelf, self._cache)
+        task.labels = labels
         with self._lock:
             self._forget_idle()
             self._tasks[task.token] = task

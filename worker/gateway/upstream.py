@@ -281,7 +281,7 @@ class Upstream:
                     error.attempts = number
                     error.duration_seconds = time.monotonic() - started
                     raise
-                _log.info("index_retry", index=self.name, kind=error.kind, url=error.url, attempt=number)
+                _log.info("index_retry", index=self.name, kind=error.kind, url=error.url, request=number)
                 time.sleep(pause)
         raise AssertionError("itertools.count does not end")
 
