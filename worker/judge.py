@@ -152,9 +152,9 @@ def _unmatched_failure(
     if yanked.issuperset(fitting):
         return FetchError(
             ErrorKind.NOT_FOUND,
-            f"Every version of {missing.name} that satisfies `{missing}`{asked_by} was yanked from the index "
-            f"{project.index}: {_newest(fitting)}. Pin one exactly (`{missing.name}=={fitting[0]}`) to take it all the "
-            "same.",
+            f"Every version of {missing.name} that satisfies `{missing}`{_inserted(asked_by)} was yanked from the "
+            f"index {project.index}: {_newest(fitting)}. Pin one exactly (`{missing.name}=={fitting[0]}`) to take it "
+            "all the same.",
             index=project.index,
         )
     return _unusable(missing, asked_by, project, fitting)
@@ -166,16 +166,22 @@ def _unusable(missing: Requirement, asked_by: str, project: Project, fitting: Se
     if reasons == {Availability.OTHER_PYTHON}:
         return FetchError(
             ErrorKind.PYTHON_INCOMPATIBLE,
-            f"No version of {missing.name} that satisfies `{missing}`{asked_by} is made for the target's Python: "
-            f"{shown} on the index {project.index} need another one. Ask for another version, or another target.",
+            f"No version of {missing.name} that satisfies `{missing}`{_inserted(asked_by)} is made for the target's "
+            f"Python: {shown} on the index {project.index} need another one. Ask for another version, or another "
+            "target.",
             index=project.index,
         )
     return FetchError(
         ErrorKind.NO_COMPATIBLE_WHEEL,
-        f"No version of {missing.name} that satisfies `{missing}`{asked_by} has a wheel for the target: "
+        f"No version of {missing.name} that satisfies `{missing}`{_inserted(asked_by)} has a wheel for the target: "
         f"{project.index} has {shown} ({', '.join(sorted(reasons))}).{_status(project)}{_remedy(reasons)}",
         index=project.index,
     )
+
+
+def _inserted(clause: str) -> str:
+    """Return a clause for the middle of a sentence, where it ends with a comma."""
+    return f"{clause}," if clause else ""
 
 
 def _remedy(reasons: Collection[Availability]) -> str:

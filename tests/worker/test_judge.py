@@ -86,7 +86,14 @@ def test_a_version_that_is_not_there_is_not_found_among_those_that_are() -> None
 def test_a_dependency_that_is_missing_is_blamed_on_who_needs_it() -> None:
     found = verdict(failed("ERROR: No matching distribution found for acme-base>=3 (from acme-charts)"))
     assert found.kind is ErrorKind.NOT_FOUND
-    assert "acme-base, which `acme-charts==2.0` needs" in found.message
+    assert "acme-base, which `acme-charts==2.0` needs." in found.message
+
+
+def test_who_needs_what_is_set_off_by_commas() -> None:
+    found = project(v1_0=Availability.SOURCE_ONLY).projects[0]
+    record = Record(projects=(found.model_copy(update={"name": "acme-base"}),))
+    said = verdict(failed("ERROR: No matching distribution found for acme-base==1.0"), record)
+    assert "satisfies `acme-base==1.0`, which `acme-charts==2.0` needs, has a wheel" in said.message
 
 
 def test_a_conflict_is_explained_in_pip_s_words() -> None:
