@@ -91,7 +91,7 @@ class _Manifest(_Strict):
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Return the requirement in ``text`` with its name normalised; raises ``ValueError`` that says what is wrong.
+    """Return the requirement in ``text`` with its names normalised; raises ``ValueError`` that says what is wrong.
 
     PEP 508 by ``packaging``; direct references (URLs, paths, version control) and options are refused, since the
     configured indexes are the only source.
@@ -115,6 +115,7 @@ def parse_requirement(text: str) -> Requirement:
     if not requirement.name[-1].isalnum():
         raise ValueError("is no requirement such as `name` or `name==1.0` (a name ends with a letter or a digit)")
     requirement.name = canonicalize_name(requirement.name)
+    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}  # PEP 685
     return requirement
 
 
@@ -205,8 +206,15 @@ def _read_manifest(path: Path, text: str) -> tuple[_Manifest, "_Lines"]:
     try:
         manifest = _Manifest.model_validate(content)
     except ValidationError as error:
-        raise InvalidManifest([_wrong_value(path, lines, e["loc"], e["msg"]) for e in error.errors()]) from error
+        found = [e for e in error.errors() if not _follows(e["loc"], e["type"], error)]
+        raise InvalidManifest([_wrong_value(path, lines, e["loc"], e["msg"]) for e in found]) from error
     return manifest, lines
+
+
+def _follows(place: tuple[str | int, ...], kind: str, error: ValidationError) -> bool:
+    """Tell whether a list is called too short only because pydantic does not count entries that are wrong."""
+    inside = (other["loc"] for other in error.errors() if len(other["loc"]) > len(place))
+    return kind == "too_short" and any(other[: len(place)] == place for other in inside)
 
 
 def _wrong_value(path: Path, lines: "_Lines", place: Sequence[str | int], what: str) -> str:

@@ -99,6 +99,20 @@ def test_a_manifest_that_cannot_be_understood_is_refused_with_the_place(
     assert any(said in problem for problem in problems([], file))
 
 
+def test_a_wrong_entry_is_one_problem(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.yml"
+    for content in ("[{package: 3}]", "[{package: a, indx: 1}]", "[{}]", "[a]"):
+        file.write_text(f"version: 1\nvisualizations: {content}\n")
+        assert len(problems([], file)) == 1
+    file.write_text("version: 1\nvisualizations: []\n")
+    assert "at least 1 item" in problems([], file)[0]
+
+
+def test_spellings_of_one_requirement_are_one_job() -> None:
+    spellings = ("Foo_bar[B_c,a] >=1,<2 ; python_version>'3'", 'foo.bar[a,b-C]<2,>=1;python_version > "3"')
+    assert len({str(entry.requirement) for entry in collect(spellings)}) == 1
+
+
 def test_only_what_the_manifest_names_is_repeated(tmp_path: Path) -> None:
     file = tmp_path / "manifest.yml"
     file.write_text("version: 1\nvisualizations: [{package: a}]\nrefresh: 1h\n")
