@@ -165,7 +165,8 @@ local function keep(batch)
 end
 
 local function forget_expired_batches()
-  for _, batch in ipairs(redis.call('ZRANGE', BATCHES, 0, 9)) do
+  -- Any ten: behind the oldest, which may never finish, others would be left for ever.
+  for _, batch in ipairs(redis.call('ZRANDMEMBER', BATCHES, 10)) do
     if redis.call('EXISTS', batch_key(batch)) == 0 then redis.call('ZREM', BATCHES, batch) end
   end
 end
@@ -416,7 +417,8 @@ if digest ~= ARGV[6] then
 end
 if ARGV[8] ~= '' then
   redis.call('HSET', key, 'batch', ARGV[8], 'batch_ms', now)
-  redis.call('HSET', batch_key(ARGV[8]), 'schedule', name)
+  -- If its history has expired already, this would make a key that nothing removes.
+  if redis.call('EXISTS', batch_key(ARGV[8])) == 1 then redis.call('HSET', batch_key(ARGV[8]), 'schedule', name) end
 end
 return digest == ARGV[6] and 'unchanged' or digest and 'replaced' or 'added'
 

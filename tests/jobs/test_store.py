@@ -236,6 +236,36 @@ def test_an_expired_batch_leaves_the_list(redis: Redis, store: StatusStore) -> N
     assert redis.zcard("vizfetch:batches") == 0
 
 
+def test_expired_batches_leave_the_list_though_older_ones_never_end(redis: Redis) -> None:
+    store = StatusStore(redis)
+    for number in range(20):
+        store.enqueue(f"b-old-{number}", [spec()])
+    for number in range(300):
+        store.enqueue(f"b-{number}", [spec()])
+        redis.delete(f"vizfetch:batch:b-{number}")
+    assert int(redis.zcard("vizfetch:batches")) < 100
+
+
+def test_a_batch_leaves_nothing_behind_that_does_not_expire(redis: Redis) -> None:
+    store = StatusStore(redis, history_seconds=100)
+    store.enqueue(BATCH, [spec("a"), spec("b"), spec("c"), spec("d")])
+    names = store.members(BATCH)
+    assert store.take_due(4, 60)
+    for job in names[:3]:
+        store.note(job, "waits")
+    assert store.finish_published(claimed(store, names[0]), BUNDLE, Timings())
+    assert store.finish_failed(claimed(store, names[1]), ERROR, Timings())
+    assert store.finish_for_retry(claimed(store, names[2]), ERROR, Timings(), 0.05)
+    store.cancel(names[2:])
+    store.retry(names[1:3])
+    assert store.take_due(4, 0.05)
+    store.cancel(names)
+    time.sleep(0.1)
+    assert store.take_due(4, 60) == []
+    kept = {str(key) for key in redis.scan_iter() if redis.ttl(str(key)) < 0}
+    assert kept == {f"vizfetch:{name}" for name in ("batches", "queued", "turn", "totals", "catalog")}
+
+
 def test_unknown_ids_are_said_to_be_unknown(store: StatusStore) -> None:
     with pytest.raises(UnknownJob):
         store.job("j-none")
