@@ -3,13 +3,13 @@
 from __future__ import annotations  # models are imported when a command runs: the others start faster
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, invocation
-from cli.output import LARGE, print_batch, print_batches, print_json
+from cli.output import LARGE, print_batch, print_batches, print_error, print_json
 from jobs.errors import ErrorKind
 from jobs.states import JobState, Priority
 
@@ -27,13 +27,28 @@ Names = Annotated[
 def status_store(settings: Settings) -> Iterator[StatusStore]:
     """Connect to the status store for the length of a command."""
     from jobs.connection import connect
-    from jobs.store import StatusStore
+    from jobs.losses import Losses
+    from jobs.store import StatusStore, StatusUnavailable, UnknownJob
 
     redis = connect(settings.redis)
     try:
         yield StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
+    except UnknownJob as error:
+        with suppress(StatusUnavailable):
+            error.lost_at = Losses(redis, settings.redis.prefix).last()
+        raise
     finally:
         redis.close()
+
+
+def tell_of_losses(settings: Settings) -> None:
+    """Say on standard error that Redis has lost its data, if it has."""
+    from jobs.connection import connect
+    from jobs.losses import Losses, said
+
+    with closing(connect(settings.redis)) as redis:
+        if at := Losses(redis, settings.redis.prefix).last():
+            print_error(said(at))
 
 
 def submit(
@@ -86,9 +101,11 @@ def status(
     """Show what happened, with the reason of each failure. Exits with 1 when some job that is shown has failed."""
     if failed and (name is None or _is_job(name) or watching):
         raise typer.BadParameter("--failed needs a batch, and goes without --watch")
-    with status_store(invocation(context).settings(config)) as store:
+    settings = invocation(context).settings(config)
+    with status_store(settings) as store:
         if name is None:
             _show_newest(store, as_json=as_json)
+            tell_of_losses(settings)
         elif failed:
             _show_failures(store, name, as_json=as_json)
         elif _is_job(name):

@@ -60,6 +60,7 @@ def _foreseen(error: Exception) -> int | None:
 
 def _words(error: Exception) -> str:
     from jobs.connection import refuses_us
+    from jobs.losses import said
     from jobs.store import StatusUnavailable, UnknownJob
 
     match error:
@@ -71,7 +72,8 @@ def _words(error: Exception) -> str:
         case StatusUnavailable():
             return f"{error} Is moderne.agent.visualization.redis.url right, and does Redis run?"
         case UnknownJob():
-            return f"there is no batch or job {error.args[0]}, or it is older than the history that is kept"
+            told = f"there is no batch or job {error.args[0]}, or it is older than the history that is kept"
+            return f"{told}. {said(error.lost_at)}" if error.lost_at else told
         case OSError():
             return f"{error.filename}: {error.strerror}"
     return str(error)

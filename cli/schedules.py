@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.batches import tell_of_losses
 from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import print_error, print_json, print_table
 from config.durations import format_duration
@@ -61,8 +62,10 @@ def add(
 @app.command("list")
 def list_(context: typer.Context, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the schedules, with their last runs and their next."""
-    with _schedules(invocation(context).settings(config)) as schedules:
+    settings = invocation(context).settings(config)
+    with _schedules(settings) as schedules:
         found = schedules.all()
+    tell_of_losses(settings)
     if as_json:
         print_json({"schedules": [_document(each) for each in found]})
     elif not found:

@@ -4,12 +4,10 @@ Redis keys (P is the prefix):
 
   P:agent:ID   string  an ``AgentDocument`` (JSON), written by itself, gone ``KEPT_BEATS`` beats after the last
   P:agents     set     ids of agents; one whose document is gone is removed by whoever finds it missing
-  P:epoch      string  random, made by the first agent that finds none: another one tells that Redis lost its data
 """
 
 import hashlib
 import json
-import secrets
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
@@ -93,18 +91,12 @@ class Agents:
         self._redis = redis
         self._prefix = prefix
 
-    def announce(self, document: AgentDocument, beat_seconds: float) -> str:
-        """Show an agent until ``KEPT_BEATS`` beats have gone by, and return the epoch of the data in Redis.
-
-        Another epoch than the time before means that Redis has lost its data in between.
-        """
-        fresh = secrets.token_hex(8)
+    def announce(self, document: AgentDocument, beat_seconds: float) -> None:
+        """Show an agent until ``KEPT_BEATS`` beats have gone by."""
         with self._pipe() as pipe:
             pipe.set(self._key(document.id), document.as_json(), px=int(KEPT_BEATS * beat_seconds * 1000))
             pipe.sadd(f"{self._prefix}:agents", document.id)
-            pipe.set(f"{self._prefix}:epoch", fresh, nx=True)
-            pipe.get(f"{self._prefix}:epoch")
-            return str(self._execute(pipe)[-1])
+            self._execute(pipe)
 
     def leave(self, agent: str) -> None:
         """Forget an agent that stops."""

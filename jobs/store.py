@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from config.settings import Target
 from jobs.errors import ErrorKind
+from jobs.logs import JobLog, log_of, pack
 from jobs.models import (
     Batch,
     CatalogEntry,
@@ -51,7 +52,9 @@ class StatusUnavailable(Exception):
 
 
 class UnknownJob(KeyError):
-    """No job or batch has this id, or its history has expired."""
+    """No job or batch has this id, or its history has expired, or Redis has lost it: then ``lost_at`` says when."""
+
+    lost_at: datetime | None = None
 
 
 class UnreadableJob(Exception):
@@ -187,44 +190,58 @@ class StatusStore:
         with translated():
             return bool(self._run("renew", claim.job, claim.attempt, int(lease_seconds * 1000), shown))
 
-    def finish_published(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
+    # Ends of an attempt keep the end of ``log``, which is what pip said, for ``log()``.
+
+    def finish_published(
+        self, claim: Claim, bundle: PublishedBundle, timings: Timings, log: Sequence[str] = ()
+    ) -> bool:
         """Record success; False means fenced: the bundle is in the store and the catalogue, but not by this attempt."""
         entry = _catalog_entry(bundle, claim.spec.target)
         with translated():
             self._redis.hset(f"{self._prefix}:{CATALOG}", entry.key, entry.as_json())
-        return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json())
+        return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json(), log=log)
 
     def finish_unchanged(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
         """Record success with a bundle that is in the store and the catalogue already; False means fenced."""
         return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json(), unchanged=True)
 
-    def finish_failed(self, claim: Claim, error: JobError, timings: Timings) -> bool:
+    def finish_failed(self, claim: Claim, error: JobError, timings: Timings, log: Sequence[str] = ()) -> bool:
         """Record a failure that no further attempt follows; False means fenced, and nothing changed."""
-        return self._finish(claim, JobState.FAILED, error.as_json(), "", timings.as_json())
+        return self._finish(claim, JobState.FAILED, error.as_json(), "", timings.as_json(), log=log)
 
-    def finish_for_retry(self, claim: Claim, error: JobError, timings: Timings, delay_seconds: float) -> bool:
+    def finish_for_retry(
+        self, claim: Claim, error: JobError, timings: Timings, delay_seconds: float, log: Sequence[str] = ()
+    ) -> bool:
         """Record a failure and queue the next attempt in ``delay_seconds``; False means fenced."""
-        return self._finish(claim, JobState.QUEUED, error.as_json(), "", timings.as_json(), delay_seconds=delay_seconds)
+        results = (error.as_json(), "", timings.as_json())
+        return self._finish(claim, JobState.QUEUED, *results, delay_seconds=delay_seconds, log=log)
 
     def release(self, claim: Claim) -> bool:
         """Give an attempt back that is not to be counted, since its worker stops; False means fenced."""
         with translated():
             return bool(self._run("release", claim.job, claim.attempt))
 
-    def postpone(self, claim: Claim, error: JobError, delay_seconds: float) -> bool:
+    def postpone(self, claim: Claim, error: JobError, delay_seconds: float, log: Sequence[str] = ()) -> bool:
         """Give an attempt back that could not be made, and queue the next in ``delay_seconds``; False means fenced.
 
         It is not counted: nothing was tried.
         """
+        told = (error.as_json(), int(delay_seconds * 1000), pack(log))
         with translated():
-            return bool(self._run("postpone", claim.job, claim.attempt, error.as_json(), int(delay_seconds * 1000)))
+            return bool(self._run("postpone", claim.job, claim.attempt, *told))
 
     def _finish(
-        self, claim: Claim, state: JobState, *results: str, delay_seconds: float = 0, unchanged: bool = False
+        self,
+        claim: Claim,
+        state: JobState,
+        *results: str,
+        delay_seconds: float = 0,
+        unchanged: bool = False,
+        log: Sequence[str] = (),
     ) -> bool:
         numbers = (int(delay_seconds * 1000), self._history_ms, int(unchanged))
         with translated():
-            return bool(self._run("finish", claim.job, claim.attempt, state, *results, *numbers))
+            return bool(self._run("finish", claim.job, claim.attempt, state, *results, *numbers, pack(log)))
 
     # Everybody who asks.
 
@@ -239,6 +256,16 @@ class StatusStore:
         if not found:
             raise UnknownJob(job)
         return found[0]
+
+    def log(self, job: str) -> JobLog:
+        """Return what pip said in the last attempts of a job; ``UnknownJob`` when there is none of this id."""
+        with translated(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(f"{self._prefix}:job:{job}")
+            pipe.hgetall(f"{self._prefix}:log:{job}")
+            fields, packed = pipe.execute()
+        if not fields:
+            raise UnknownJob(job)
+        return log_of(job, fields, packed)
 
     def batch(self, batch: str, *, jobs: bool = True) -> Batch:
         """Return a batch, with its jobs in the order of submission unless ``jobs`` is False."""

@@ -49,15 +49,15 @@ class Loop:
         broker: Broker,
         lease_seconds: float,
         clock: Callable[[], float],
-        refresh: Callable[[], None] = lambda: None,
+        chores: Callable[[], None] = lambda: None,
     ) -> None:
-        """``refresh`` runs the schedules that are due; it raises ``StatusUnavailable``."""
+        """``chores`` are done in each turn (schedules that are due, say); they raise ``StatusUnavailable``."""
         self._store = store
         self._broker = broker
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._reap_from = clock() + lease_seconds
-        self._refresh = refresh
+        self._chores = chores
         self._published = False
         self._turned = clock()
 
@@ -77,7 +77,7 @@ class Loop:
         self._published = False
         try:
             self._reap()
-            self._refresh()
+            self._chores()
             self._publish()
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))

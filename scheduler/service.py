@@ -4,15 +4,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from config.settings import Settings
 from jobs.connection import connect
+from jobs.losses import Losses
 from jobs.queue import celery_app
 from jobs.schedules import Schedules
 from jobs.store import StatusStore
 from scheduler.health import SchedulerHealth
 from scheduler.loop import Broker, Loop
+from scheduler.losses import LossWatch
 from scheduler.routes import Routes
 from scheduler.schedules import run_due
 
@@ -28,7 +29,13 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
         routes = Routes(redis, app, settings.redis, store)
         broker = Broker(publish=routes.publish, waiting=routes.waiting)
         schedules = Schedules(redis, prefix=settings.redis.prefix)
-        yield Loop(store, broker, settings.lease_seconds, time.monotonic, partial(run_due, schedules))
+        watch = LossWatch(Losses(redis, settings.redis.prefix))
+
+        def chores() -> None:
+            watch.look()
+            run_due(schedules)
+
+        yield Loop(store, broker, settings.lease_seconds, time.monotonic, chores)
     finally:
         app.close()
         redis.close()

@@ -16,6 +16,7 @@ import structlog
 from config.settings import Settings
 from jobs.agents import AgentDocument, AgentIndex, Agents, fingerprint
 from jobs.connection import connect
+from jobs.losses import HINT, Losses
 from jobs.queue import queues_of
 from jobs.store import StatusUnavailable
 
@@ -42,7 +43,7 @@ class Announcement:
         self._agents = Agents(self._redis, settings.redis.prefix)
         self._ended = threading.Event()
         self._answered = False
-        self._epoch: str | None = None
+        self._losses = Losses(self._redis, settings.redis.prefix)
         self._thread = threading.Thread(target=self._beat, name="announcement", daemon=True)
         self._fixed = self._describe()
 
@@ -92,15 +93,16 @@ class Announcement:
             "beat_at": datetime.now(UTC),
         }
         try:
-            epoch = self._agents.announce(self._fixed.model_copy(update=changes), self._beat_seconds)
+            self._agents.announce(self._fixed.model_copy(update=changes), self._beat_seconds)
+            lost = self._losses.noticed()
         except StatusUnavailable as error:
             if self._answered:
                 _log.warning("status_unavailable", reason=str(error))
             self._answered = False
             return False
-        if self._epoch not in {None, epoch}:
-            _log.error("redis_lost_data", hint="Jobs are gone too: submit again what is missing.")
-        self._answered, self._epoch = True, epoch
+        if lost:
+            _log.error("redis_lost_data", hint=HINT)
+        self._answered = True
         return True
 
 

@@ -111,12 +111,16 @@ def test_a_worker_that_stops_gives_all_its_jobs_back_within_five_seconds(
 def test_redis_losing_its_data_is_noticed_and_the_next_job_runs(
     deployment: Deployment, store: StatusStore, redis: Redis
 ) -> None:
-    with deployment.service("scheduler"), deployment.service("worker") as worker:
+    with deployment.service("scheduler") as scheduler, deployment.service("worker") as worker:
         worker.wait_for(READY)
         first = submit(deployment, "acme-charts==1.0")
         eventually(lambda: store.batch(first).finished)
+        assert "lost" not in deployment.run("status").errors
         redis.flushall()
         eventually(lambda: "redis_lost_data" in worker.log.read_text(), 10)
+        eventually(lambda: "redis_lost_data" in scheduler.log.read_text(), 10)
+        for command in (("status", first), ("status",), ("schedule", "list")):
+            assert "Redis lost its data before" in deployment.run(*command).errors
         second = submit(deployment, "acme-charts==1.1")
         eventually(lambda: store.batch(second).finished)
         assert store.batch(second).succeeded
