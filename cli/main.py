@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from cli import agents, batches, cache, check, configuration, fetch, published, schedules, services
+from cli import agents, batches, cache, check, configuration, fetch, logs, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
 from config.entries import is_setting, split_arguments
@@ -76,6 +76,7 @@ app.command()(services.scheduler)
 app.command()(agents.agents)
 app.command()(batches.submit)
 app.command()(batches.status)
+app.command()(logs.logs)
 app.command()(batches.retry)
 app.command()(batches.cancel)
 app.add_typer(schedules.app, name="schedule")

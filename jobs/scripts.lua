@@ -8,6 +8,7 @@
 --                               batch, lane, spec (JSON, fixed), state, attempt, tries, created_ms, queued_ms,
 --                               updated_ms, worker, claimant (who holds the attempt), error (JSON), bundle (JSON),
 --                               timings (JSON), progress (JSON), waiting (why no agent is given it)
+--   P:log:ID            hash  what pip said by the number of the attempt, of the last three (logs.py); kept like its batch
 --   P:batch:ID          hash  created_ms, total, schedule (its name, if one made it), unchanged (how many jobs were
 --                             answered from memory), and the number of jobs in each state by its name;
 --                             kept for HISTORY after its last job reached a final state
@@ -52,6 +53,7 @@ local P = ARGV[1]
 local LEASES, BATCHES, QUEUED = P .. ':leases', P .. ':batches', P .. ':queued'
 
 local function job_key(id) return P .. ':job:' .. id end
+local function log_key(id) return P .. ':log:' .. id end
 local function batch_key(id) return P .. ':batch:' .. id end
 
 local function now_ms()
@@ -134,6 +136,15 @@ local function end_lease(id)
   redis.call('HDEL', job_key(id), 'progress', 'claimant')
 end
 
+local function keep_log(id, attempt, text)
+  if (text or '') == '' then return end
+  local key = log_key(id)
+  redis.call('HSET', key, attempt, text)
+  for _, kept in ipairs(redis.call('HKEYS', key)) do
+    if tonumber(kept) <= tonumber(attempt) - 3 then redis.call('HDEL', key, kept) end
+  end
+end
+
 -- Back to the queue under the next attempt, which fences whoever still works on this one.
 local function queue_again(id, from, now, due)
   local key = job_key(id)
@@ -146,7 +157,10 @@ end
 
 local function all_keys(batch)
   local keys = { batch, batch .. ':jobs', batch .. ':failed' }
-  for _, id in ipairs(redis.call('LRANGE', batch .. ':jobs', 0, -1)) do keys[#keys + 1] = job_key(id) end
+  for _, id in ipairs(redis.call('LRANGE', batch .. ':jobs', 0, -1)) do
+    keys[#keys + 1] = job_key(id)
+    keys[#keys + 1] = log_key(id)
+  end
   return keys
 end
 
@@ -281,13 +295,14 @@ return 1
 
 --- script: finish
 -- ARGV: P, id, attempt, state, error (JSON or ''), bundle (JSON or ''), timings (JSON), delay_ms, history_ms,
--- unchanged (1: the bundle was published before, and nothing was fetched).
+-- unchanged (1: the bundle was published before, and nothing was fetched), log (or '').
 -- state is published or failed, or queued for another attempt after delay_ms.
 -- Returns 1, or 0 when the attempt is not the caller's any more: then nothing changes.
 local id, state, now = ARGV[2], ARGV[4], now_ms()
 local key = job_key(id)
 if not holds(id, ARGV[3]) then return 0 end
 end_lease(id)
+keep_log(id, ARGV[3], ARGV[11])
 redis.call('HSET', key, 'timings', ARGV[7])
 redis.call('HDEL', key, 'error', 'bundle')
 if ARGV[5] ~= '' then redis.call('HSET', key, 'error', ARGV[5]) end
@@ -316,11 +331,12 @@ queue_again(id, 'running', now, now)
 return 1
 
 --- script: postpone
--- ARGV: P, id, attempt, error (JSON), delay_ms. Returns 1, or 0 when the attempt is not the caller's any more.
+-- ARGV: P, id, attempt, error (JSON), delay_ms, log (or ''). Returns 1, or 0 when the attempt is not the caller's any more.
 -- Gives a job back that could not be tried (its index is known to be down): the attempt is not counted.
 local id, now = ARGV[2], now_ms()
 if not holds(id, ARGV[3]) then return 0 end
 end_lease(id)
+keep_log(id, ARGV[3], ARGV[6])
 redis.call('HSET', job_key(id), 'error', ARGV[4])
 count_with_kind('postponed', job_key(id))
 queue_again(id, 'running', now, now + tonumber(ARGV[5]))

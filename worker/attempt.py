@@ -133,7 +133,7 @@ class _Attempt:
         _log.info("attempt_published", bundle=bundle.id, uri=bundle.uri, uploaded_bytes=bundle.uploaded_bytes)
 
         def record() -> bool:
-            done = self.status.finish_published(self.claim, bundle, self.timings())
+            done = self.status.finish_published(self.claim, bundle, self.timings(), self.steps.said)
             self.lines.recollections.remember(self.claim.spec, fetched)
             return done
 
@@ -146,19 +146,25 @@ class _Attempt:
             return self._postponed(error, told)
         if not self._worth_another(kind):
             _log.error("job_failed", kind=kind, message=error.message)
-            return _End("failed", lambda: self.status.finish_failed(self.claim, told, self.timings()), kind)
+            return _End(
+                "failed", lambda: self.status.finish_failed(self.claim, told, self.timings(), self.steps.said), kind
+            )
         backoff = backoff_seconds(self.agent.settings.retry, self.claim.tries)
         delay_seconds = max(backoff, error.again_in_seconds or 0)
         _log.warning("attempt_failed", kind=kind, message=error.message, retry_in_seconds=round(delay_seconds, 1))
         return _End(
-            "retried", lambda: self.status.finish_for_retry(self.claim, told, self.timings(), delay_seconds), kind
+            "retried",
+            lambda: self.status.finish_for_retry(self.claim, told, self.timings(), delay_seconds, self.steps.said),
+            kind,
         )
 
     def _postponed(self, error: FetchError, told: JobError) -> _End:
         """Come back when the index may be asked again; spread, since all who wait would come at once."""
         delay_seconds = spread(error.again_in_seconds or 0)
         _log.warning("attempt_postponed", kind=error.kind, message=error.message, seconds=round(delay_seconds, 1))
-        return _End("postponed", lambda: self.status.postpone(self.claim, told, delay_seconds), error.kind)
+        return _End(
+            "postponed", lambda: self.status.postpone(self.claim, told, delay_seconds, self.steps.said), error.kind
+        )
 
     def _worth_another(self, kind: ErrorKind) -> bool:
         allowed = self.claim.spec.max_attempts

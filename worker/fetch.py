@@ -19,8 +19,10 @@ from bundles.proofs import Proofs
 from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
 from bundles.target import environment
+from config.secrets import Masker, secret_values
 from config.settings import Settings, Target
 from jobs.errors import ErrorKind
+from jobs.logs import readable
 from jobs.metrics import Meter
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
 from worker.build import built_wheels, require_glibc
@@ -33,10 +35,12 @@ from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
 from worker.installation import prove_installation
 from worker.judge import bundle_failure, judge
-from worker.pip import DeadlineExceeded, Outcome, PinnedPip, build_arguments, download_arguments, run
+from worker.pip import DeadlineExceeded, Outcome, PinnedPip, build_arguments, download_arguments, run, tail
 from worker.pip_server import PipServer
 
 _PROGRESS_EVERY_SECONDS = 1.0
+_GATEWAY = "the index gateway: "
+"""What is told in place of its address."""
 
 _log = structlog.get_logger()
 
@@ -58,6 +62,11 @@ class Agent:
         return PipServer(self.pip)
 
     @cached_property
+    def masker(self) -> Masker:
+        """Keeps the secrets of the settings out of what is told."""
+        return Masker(secret_values(self.settings))
+
+    @cached_property
     def proofs(self) -> Proofs:
         """What this agent's processes know of wheels that they have read."""
         return Proofs(self.settings.cache.directory / "checked")
@@ -76,6 +85,8 @@ class Steps:
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self.heartbeat = heartbeat
+        self.said: tuple[str, ...] = ()
+        """The last lines of pip, without secrets, once it has ended in whatever way."""
         self._seconds: dict[str, float] = {}
 
     @contextmanager
@@ -107,7 +118,7 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> Fetched:
         with steps.step("environment"):
             task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
         with steps.step("download"):
-            record, seen = _download(spec, agent, task, steps.heartbeat)
+            record, seen = _download(spec, agent, task, steps)
         with steps.step("check"):
             bundle = _check(spec, agent, task, record)
             if agent.settings.verify == "install":
@@ -145,22 +156,34 @@ def _refuse_nothing(spec: JobSpec) -> None:
         )
 
 
-def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, heartbeat: Heartbeat) -> tuple[Record, Seen]:
+def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) -> tuple[Record, Seen]:
     with agent.gateway.session(spec.target, spec.index) as session:
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
         arguments, run_pip = _command(spec, agent, task)
-        outcome = run_pip(
-            task.python,
-            arguments,
-            scratch=task.scratch,
-            log=task.log,
-            timeout_seconds=agent.settings.fetch_timeout_seconds,
-            check=_Watch(session, heartbeat).look,
-        )
+        try:
+            outcome = run_pip(
+                task.python,
+                arguments,
+                scratch=task.scratch,
+                log=task.log,
+                timeout_seconds=agent.settings.fetch_timeout_seconds,
+                check=_Watch(session, steps.heartbeat).look,
+            )
+        finally:
+            steps.said = _said(task, session, agent.masker)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
     return record, seen
+
+
+def _said(task: TaskDirectory, session: Session, masker: Masker) -> tuple[str, ...]:
+    """Return pip's last lines for whoever wants to know; none when pip did not begin."""
+    try:
+        lines = readable(tail(task.log))
+    except FileNotFoundError:
+        return ()
+    return tuple(masker(line.replace(session.index_url, _GATEWAY)) for line in lines)
 
 
 def _command(spec: JobSpec, agent: Agent, task: TaskDirectory) -> tuple[list[str], Callable[..., Outcome]]:

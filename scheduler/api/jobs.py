@@ -1,7 +1,10 @@
 """Single jobs."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
+from fastapi import APIRouter, Query
+
+from jobs.logs import JobLog
 from jobs.models import Job
 from scheduler.api.audit import recorded
 from scheduler.api.models import Changed, JobId, Nothing
@@ -14,6 +17,12 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 def read_job(job: JobId, given: Given) -> Job:
     """Return a job."""
     return given.status.job(job)
+
+
+@router.get("/{job}/log")
+def read_log(job: JobId, given: Given, attempt: Annotated[int | None, Query(ge=1)] = None) -> JobLog:
+    """Return the last lines of pip in the last attempts of a job, or in one of them. Text, never markup."""
+    return given.status.log(job).only(attempt)
 
 
 @router.post("/{job}/retry")
