@@ -132,13 +132,13 @@ def retry(
         chosen = _chosen(store, names)
         if kinds:
             chosen = {batch: _of_kinds(store, batch, jobs, kinds) for batch, jobs in chosen.items()}
-        _change(chosen, store.retry, "queued again", as_json=as_json)
+        _change(chosen, store.retry, "queued again", "only failed and cancelled ones can be", as_json=as_json)
 
 
 def cancel(context: typer.Context, names: Names, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Stop the queued and running jobs of batches, or single jobs."""
     with status_store(invocation(context).settings(config)) as store:
-        _change(_chosen(store, names), store.cancel, "cancelled", as_json=as_json)
+        _change(_chosen(store, names), store.cancel, "cancelled", "the others had ended before", as_json=as_json)
 
 
 def _is_job(name: str) -> bool:
@@ -171,13 +171,20 @@ def _of_kinds(store: StatusStore, batch: str, jobs: Sequence[str], kinds: Sequen
 
 
 def _change(
-    chosen: Mapping[str, Sequence[str]], change: Callable[[Sequence[str]], list[str]], word: str, *, as_json: bool
+    chosen: Mapping[str, Sequence[str]],
+    change: Callable[[Sequence[str]], list[str]],
+    word: str,
+    why_not: str,
+    *,
+    as_json: bool,
 ) -> None:
+    """Change the jobs, and say how many were; ``why_not`` is for those that were not."""
     changed = [job for jobs in chosen.values() for job in change(jobs)]
     if as_json:
         print_json({"batch": next(iter(chosen)) if len(chosen) == 1 else None, "jobs": changed})
     else:
-        typer.echo(f"{len(changed)} of {sum(map(len, chosen.values()))} jobs {word}")
+        asked = sum(map(len, chosen.values()))
+        typer.echo(f"{len(changed)} of {asked} jobs {word}" + (f": {why_not}" if len(changed) < asked else ""))
 
 
 def _as_far_as_shown(store: StatusStore, name: str) -> Batch:

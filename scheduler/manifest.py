@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from config import kinds
 from config.durations import format_duration, parse_duration
@@ -207,7 +208,7 @@ def _read_manifest(path: Path, text: str) -> tuple[_Manifest, "_Lines"]:
         manifest = _Manifest.model_validate(content)
     except ValidationError as error:
         found = [e for e in error.errors() if not _follows(e["loc"], e["type"], error)]
-        raise InvalidManifest([_wrong_value(path, lines, e["loc"], e["msg"]) for e in found]) from error
+        raise InvalidManifest([_wrong_value(path, lines, e["loc"], _words(e)) for e in found]) from error
     return manifest, lines
 
 
@@ -215,6 +216,25 @@ def _follows(place: tuple[str | int, ...], kind: str, error: ValidationError) ->
     """Tell whether a list is called too short only because pydantic does not count entries that are wrong."""
     inside = (other["loc"] for other in error.errors() if len(other["loc"]) > len(place))
     return kind == "too_short" and any(other[: len(place)] == place for other in inside)
+
+
+_WORDS = {
+    "extra_forbidden": "no such key is known here",
+    "missing": "is missing",
+    "string_type": "must be text; put quotes around it",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list: lines that begin with `- `",
+    "model_type": "must be a mapping of keys to values",
+    "too_short": "must have at least 1 entry",
+}
+"""What users are told instead of pydantic's words for programmers."""
+
+
+def _words(error: ErrorDetails) -> str:
+    if error["type"] == "literal_error":
+        return f"must be {error['ctx']['expected']}"
+    return _WORDS.get(error["type"], error["msg"].removeprefix("Value error, "))
 
 
 def _wrong_value(path: Path, lines: "_Lines", place: Sequence[str | int], what: str) -> str:

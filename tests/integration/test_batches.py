@@ -167,5 +167,5 @@ def test_a_large_batch_is_taken_whole_or_not_at_all_and_shown_in_short(
     failures = deployment.run("status", batch, "--failed")
     assert (failures.exit_code, "no job has failed" in failures.output) == (0, True)
     assert deployment.run("cancel", store.members(batch)[7]).output == "1 of 1 jobs cancelled\n"
-    assert deployment.run("cancel", batch).output == "299 of 300 jobs cancelled\n"
+    assert deployment.run("cancel", batch).output == "299 of 300 jobs cancelled: the others had ended before\n"
     assert store.unfinished() == (0, 0)

@@ -105,7 +105,29 @@ def test_a_wrong_entry_is_one_problem(tmp_path: Path) -> None:
         file.write_text(f"version: 1\nvisualizations: {content}\n")
         assert len(problems([], file)) == 1
     file.write_text("version: 1\nvisualizations: []\n")
-    assert "at least 1 item" in problems([], file)[0]
+    assert "at least 1 entry" in problems([], file)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("visualizations: [{package: a}]", "line 1: version: is missing"),
+        ("version: 2\nvisualizations: [{package: a}]", "line 1: version: must be 1"),
+        ("version: 1\nvisualizations: {package: a}", "line 2: visualizations: must be a list"),
+        ("version: 1\nvisualizations: [a]", "line 2: visualizations.0: must be a mapping"),
+        ("version: 1\nvisualizations: [{package: a}]\nfoo: 1", "line 3: foo: no such key is known here"),
+        ("version: 1\nvisualizations: [{package: a, index: one}]", "index: must be a whole number"),
+        ("version: 1\nvisualizations: [{package: a, requireSpecs: 1}]", "requireSpecs: must be true or false"),
+        ("version: 1\nvisualizations: [{package: a, priority: urgent}]", "priority: must be 'high', 'normal' or 'low'"),
+        ("version: 1\nvisualizations: [{package: a, target: {python: 3.11}}]", "target.python: must be text"),
+        ("version: 1\nvisualizations: [{package: a}]\nrefresh: 0s", "line 3: refresh: shorter than 1s"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words_of_people(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "manifest.yml"
+    file.write_text(content)
+    (told,) = problems([], file)
+    assert said in told
 
 
 def test_spellings_of_one_requirement_are_one_job() -> None:
