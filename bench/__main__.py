@@ -18,6 +18,7 @@ Prints a table for each part and writes everything to a JSON file; compares rati
 import argparse
 import os
 import platform
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "viz
 
 def main() -> int:
     """Run the parts that were asked for and return the exit code."""
+    # A run that is given up ends its services too: they have sessions of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options, given = _arguments()
     document = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(), "parts": {}}
     found: dict[str, Results] = {}

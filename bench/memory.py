@@ -3,6 +3,7 @@
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from bench.figures import Figure, Goal, Results
@@ -89,10 +90,18 @@ def _worker(running: Stack) -> dict[str, int]:
     pid = running.pids["one"]
     found = {"main": memory_bytes(pid, "Rss")}
     for child in children(pid):
-        command = Path(f"/proc/{child}/cmdline").read_bytes()
-        part = "gateway" if b"worker.gateway" in command else "pip server" if b"pip_server" in command else "child"
+        part = _part(child)
         found[part] = max(found.get(part, 0), memory_bytes(child, "Rss"))
     return found
+
+
+def _part(pid: int) -> str:
+    command = b""
+    with suppress(FileNotFoundError, ProcessLookupError):  # pip ends at any moment
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    if b"worker.gateway" in command:
+        return "gateway"
+    return "pip and its server" if b"pip_fork" in command else "child"
 
 
 def _peaks_during(running: Stack, command: list[str]) -> dict[str, int]:
