@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.audit import recorded
 from cli.invocation import AsJson, ConfigFile, Requirements, RequirementsFile, invocation
 from cli.output import LARGE, print_batch, print_batches, print_error, print_json
 from jobs.errors import ErrorKind
@@ -72,12 +73,15 @@ def submit(
     from cli.schedules import register
     from cli.watch import watch
     from scheduler.manifest import asked_for
+    from scheduler.submit import new_batch_id
     from scheduler.submit import submit as queue
 
     asked = asked_for(requirements or [], file)
     settings = invocation(context).settings(config)
     with status_store(settings) as store:
-        batch = queue(store, asked.entries, settings, priority=priority, anew=anew)
+        batch = new_batch_id()
+        with recorded(settings, "batch_submit", batch=batch, entries=len(asked.entries)):
+            queue(store, asked.entries, settings, batch=batch, priority=priority, anew=anew)
         if file and asked.refresh_seconds:
             register(file, asked, settings, priority, batch)
         if wait:
@@ -128,17 +132,21 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Queue the failed or cancelled jobs of batches, or single jobs, again."""
-    with status_store(invocation(context).settings(config)) as store:
+    settings = invocation(context).settings(config)
+    with status_store(settings) as store:
         chosen = _chosen(store, names)
         if kinds:
             chosen = {batch: _of_kinds(store, batch, jobs, kinds) for batch, jobs in chosen.items()}
-        _change(chosen, store.retry, "queued again", "only failed and cancelled ones can be", as_json=as_json)
+        again = _recorded(settings, "batch_retry", store.retry)
+        _change(chosen, again, "queued again", "only failed and cancelled ones can be", as_json=as_json)
 
 
 def cancel(context: typer.Context, names: Names, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Stop the queued and running jobs of batches, or single jobs."""
-    with status_store(invocation(context).settings(config)) as store:
-        _change(_chosen(store, names), store.cancel, "cancelled", "the others had ended before", as_json=as_json)
+    settings = invocation(context).settings(config)
+    with status_store(settings) as store:
+        stop = _recorded(settings, "batch_cancel", store.cancel)
+        _change(_chosen(store, names), stop, "cancelled", "the others had ended before", as_json=as_json)
 
 
 def _is_job(name: str) -> bool:
@@ -170,16 +178,31 @@ def _of_kinds(store: StatusStore, batch: str, jobs: Sequence[str], kinds: Sequen
     return [job for job in jobs if job in wanted]
 
 
+def _recorded(
+    settings: Settings, action: str, change: Callable[[Sequence[str]], list[str]]
+) -> Callable[[str, Sequence[str]], list[str]]:
+    """Return ``change`` of jobs of a batch as it stands in the audit record."""
+
+    def changed(batch: str, jobs: Sequence[str]) -> list[str]:
+        one = jobs[0] if len(jobs) == 1 else None
+        with recorded(settings, action, batch=batch, jobs=len(jobs), job=one) as also:
+            found = change(jobs)
+            also["changed"] = len(found)
+        return found
+
+    return changed
+
+
 def _change(
     chosen: Mapping[str, Sequence[str]],
-    change: Callable[[Sequence[str]], list[str]],
+    change: Callable[[str, Sequence[str]], list[str]],
     word: str,
     why_not: str,
     *,
     as_json: bool,
 ) -> None:
     """Change the jobs, and say how many were; ``why_not`` is for those that were not."""
-    changed = [job for jobs in chosen.values() for job in change(jobs)]
+    changed = [job for batch, jobs in chosen.items() for job in change(batch, jobs)]
     if as_json:
         print_json({"batch": next(iter(chosen)) if len(chosen) == 1 else None, "jobs": changed})
     else:

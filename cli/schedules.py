@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.audit import recorded
 from cli.batches import tell_of_losses
 from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import print_error, print_json, print_table
@@ -50,7 +51,8 @@ def add(
     asked = asked_for([], file)
     settings = invocation(context).settings(config)
     with _schedules(settings) as schedules:
-        done = add_schedule(schedules, name, asked, settings, priority=priority)
+        with recorded(settings, "schedule_put", schedule=name, entries=len(asked.repeated)):
+            done = add_schedule(schedules, name, asked, settings, priority=priority)
         found = next((each for each in schedules.all() if each.name == name), None)
     if as_json:
         print_json({"result": done, "schedule": found and _document(found)})
@@ -78,7 +80,8 @@ def list_(context: typer.Context, config: ConfigFile = None, as_json: AsJson = F
 @app.command()
 def remove(context: typer.Context, name: Name, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Remove a schedule. A batch of it that was begun goes on; what was published stays."""
-    with _schedules(invocation(context).settings(config)) as schedules:
+    settings = invocation(context).settings(config)
+    with _schedules(settings) as schedules, recorded(settings, "schedule_delete", schedule=name):
         removed = schedules.remove(name)
     if as_json:
         print_json({"removed": [name] if removed else []})
@@ -92,7 +95,8 @@ def register(file: Path, asked: Asked, settings: Settings, priority: Priority, b
     from scheduler.schedules import add_schedule, name_for
 
     name = name_for(file)
-    with _schedules(settings) as schedules:
+    change = recorded(settings, "schedule_put", schedule=name, entries=len(asked.repeated), batch=batch)
+    with _schedules(settings) as schedules, change:
         done = add_schedule(schedules, name, asked, settings, priority=priority, batch=batch)
     every = format_duration(asked.refresh_seconds or 0)
     print_error(

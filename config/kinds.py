@@ -225,6 +225,11 @@ def directory(text: str) -> Path:
         raise ValueError("a relative directory needs a working directory, which is gone; write it from /") from None
 
 
+def audit_place(text: str) -> Path | str:
+    """Read where the audit record goes: ``stdout``, or a file, as ``directory`` reads it."""
+    return "stdout" if text in {"stdout", "-"} else directory(text)
+
+
 def python_version(text: str) -> str:
     """Check a minor version of Python."""
     if not re.fullmatch(r"3\.[0-9]{1,2}", text):
@@ -319,6 +324,7 @@ REDIS_URL = Kind("URL", redis_url)
 KEY_PREFIX = Kind("text", key_prefix)
 STORAGE_URI = Kind("URI", storage_uri)
 DIRECTORY = Kind("directory", directory)
+AUDIT = Kind("file, or stdout", audit_place)
 PYTHON = Kind("version", python_version)
 GLIBC = Kind("version", glibc_version)
 ARCHITECTURE = Kind("x86_64 or aarch64", architecture)

@@ -7,7 +7,7 @@ Celery must be kept from setting up logging itself: call :func:`configure_loggin
 
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from config.secrets import Masker
@@ -69,7 +69,7 @@ def _finish(as_json: bool, masker: Masker) -> "list[Processor]":  # noqa: FBT001
     import structlog  # noqa: PLC0415 - as above
 
     def mask_values(_logger: "WrappedLogger", _method: str, event: "EventDict") -> "EventDict":
-        return {str(_masked(name, masker)): _masked(value, masker) for name, value in event.items()}
+        return {masker(name): masker.values(value) for name, value in event.items()}
 
     def mask_line(_logger: "WrappedLogger", _method: str, line: "EventDict | str") -> str:
         return masker(str(line))
@@ -81,18 +81,6 @@ def _finish(as_json: bool, masker: Masker) -> "list[Processor]":  # noqa: FBT001
     # The default formatter of exceptions would print local variables.
     plain = structlog.dev.plain_traceback
     return [*finish, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain), mask_line]
-
-
-def _masked(value: object, masker: Masker) -> object:
-    """Return a value as JSON knows it, without secrets, however deep they stand."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(_masked(key, masker)): _masked(item, masker) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_masked(item, masker) for item in value]
-    told = masker(str(value))
-    return value if isinstance(value, int | float) and told == str(value) else told
 
 
 def _install(formatter: logging.Formatter, level: str) -> None:

@@ -262,6 +262,13 @@ SETTINGS: tuple[Setting, ...] = (
         "30d",
         "How long a finished batch is remembered; bundles stay.",
     ),
+    _own(
+        "audit",
+        "audit",
+        kinds.AUDIT,
+        "",
+        "Where it is recorded who did what: a file, or stdout; empty: nowhere.",
+    ),
     _own("api.host", "api.host", kinds.HOST, "127.0.0.1", "Where health, metrics and the API listen."),
     _own("api.port", "api.port", kinds.PORT_OR_NONE, "8080", "Their port; with 0 nothing listens."),
     _own("api.token", "api.token", kinds.TOKEN, "", "The bearer token that the API asks for.", secret=True),

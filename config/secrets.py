@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
@@ -54,6 +54,17 @@ class Masker:
         """Return ``text`` without the secrets."""
         masked = self._pattern.sub(MASK, text) if self._pattern else text
         return _TASK_TOKEN.sub(MASK, masked)
+
+    def values(self, value: object) -> object:
+        """Return a value as JSON knows it, without the secrets, however deep they stand."""
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, Mapping):
+            return {self(str(key)): self.values(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.values(item) for item in value]
+        told = self(str(value))
+        return value if isinstance(value, int | float) and told == str(value) else told
 
 
 def _values(value: object) -> Iterator[str]:

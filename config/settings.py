@@ -208,4 +208,6 @@ class Settings(Model):
     """A worker that does not renew for this long has lost its attempt."""
     history_seconds: History = 30 * 86400
     """How long a finished batch is kept in Redis; bundles are kept for ever."""
+    audit: Path | Literal["stdout"] | None = None
+    """Where it is recorded who did what; absolute. None: nowhere."""
     api: ApiSettings = ApiSettings()

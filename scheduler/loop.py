@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from jobs.models import FetchMessage, Priority
+from jobs.models import FetchMessage, JobState, Priority
 from jobs.store import StatusStore, StatusUnavailable
 
 TURN_SECONDS = 0.25
@@ -50,14 +50,19 @@ class Loop:
         lease_seconds: float,
         clock: Callable[[], float],
         chores: Callable[[], None] = lambda: None,
+        lost: Callable[[str, JobState], None] = lambda _job, _state: None,
     ) -> None:
-        """``chores`` are done in each turn (schedules that are due, say); they raise ``StatusUnavailable``."""
+        """``chores`` are done in each turn (schedules that are due, say); they raise ``StatusUnavailable``.
+
+        ``lost`` is told of each job whose worker was lost, and what becomes of it.
+        """
         self._store = store
         self._broker = broker
         self._lease_seconds = lease_seconds
         self._clock = clock
         self._reap_from = clock() + lease_seconds
         self._chores = chores
+        self._lost = lost
         self._published = False
         self._turned = clock()
 
@@ -89,6 +94,7 @@ class Loop:
             return
         for job, state in self._store.reap():
             _log.warning("lease_expired", job=job, state=state)
+            self._lost(job, state)
 
     def _publish(self) -> None:
         queued, running = self._store.unfinished()

@@ -1,6 +1,7 @@
 """From manifests with ``refresh`` to schedules, and from schedules that are due to batches."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -46,8 +47,11 @@ def name_for(file: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("._-")[:64] or "manifest"
 
 
-def run_due(schedules: Schedules) -> None:
-    """Queue a batch for each schedule that is due. Any number of schedulers may do so. Raises ``StatusUnavailable``."""
+def run_due(schedules: Schedules, queued: Callable[[str, str, int], None] = lambda _name, _batch, _jobs: None) -> None:
+    """Queue a batch for each schedule that is due, and tell ``queued`` its name, the batch and how many jobs it has.
+
+    Any number of schedulers may do so. Raises ``StatusUnavailable``.
+    """
     for due in schedules.due():
         ran = schedules.run(due)
         if not due.specs and ran is Ran.SKIPPED:
@@ -56,3 +60,4 @@ def run_due(schedules: Schedules) -> None:
             _log.warning("schedule_skipped", schedule=due.name, reason="its batch before is not finished")
         elif ran is Ran.QUEUED:
             _log.info("schedule_run", schedule=due.name, batch=due.batch, jobs=len(due.specs))
+            queued(due.name, due.batch, len(due.specs))

@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from config.audit import audit_of, service
 from config.settings import Settings
 from jobs.connection import connect
 from jobs.losses import Losses
+from jobs.models import JobState
 from jobs.queue import celery_app
 from jobs.schedules import Schedules
 from jobs.store import StatusStore
@@ -31,11 +33,19 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
         schedules = Schedules(redis, prefix=settings.redis.prefix)
         watch = LossWatch(Losses(redis, settings.redis.prefix))
 
+        audit, actor = audit_of(settings), service(settings, "scheduler")
+
+        def queued(schedule: str, batch: str, jobs: int) -> None:
+            audit.record(actor, "schedule_run", "succeeded", schedule=schedule, batch=batch, entries=jobs)
+
+        def lost(job: str, state: JobState) -> None:
+            audit.record(actor, "fetch", "worker_lost", job=job, state=state)
+
         def chores() -> None:
             watch.look()
-            run_due(schedules)
+            run_due(schedules, queued)
 
-        yield Loop(store, broker, settings.lease_seconds, time.monotonic, chores)
+        yield Loop(store, broker, settings.lease_seconds, time.monotonic, chores, lost)
     finally:
         app.close()
         redis.close()

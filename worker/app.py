@@ -15,6 +15,7 @@ from celery.utils.dispatch.signal import Signal
 from celery.worker import state
 
 from bundles.store import open_store
+from config.audit import audit_of
 from config.settings import Settings
 from jobs.actuator import ActuatorServer
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
@@ -67,7 +68,8 @@ class _Child:
 
     def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag) -> None:
         self._meter = meter_for(settings.redis, settings.nickname)
-        self._agent = Agent(settings, open_store(settings.storage), GatewayClient(gateway), pip, self._meter)
+        store, audit = open_store(settings.storage), audit_of(settings)
+        self._agent = Agent(settings, store, GatewayClient(gateway), pip, self._meter, audit)
         # A line that hangs must be given up while there is still time to renew over another.
         patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
         memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 
+from config.audit import service
 from config.settings import RetrySettings, Settings
 from jobs.errors import ErrorKind
 from jobs.models import Claim, FetchMessage, JobError, PublishedBundle, Timings
@@ -58,6 +59,8 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
             _until_answered(lambda: lines.status.release(claim), stopping)
             return
         _log.info("attempt_started", requirement=claim.spec.requirement)
+        record = _recorder(claim, agent)
+        record("started")
         with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
             attempt = _Attempt(claim, queued_seconds, agent, lines, Steps(heartbeat))
             end = attempt.run()
@@ -66,6 +69,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
             if recorded is False:
                 _log.warning("attempt_fenced")
         outcome = {True: end.outcome, False: "fenced", None: "unrecorded"}[recorded]
+        record(outcome, kind=end.kind or None, bundle=end.bundle and end.bundle.id)
         count_attempt(agent.meter, outcome, end.kind, attempt.timings(), end.bundle)
 
 
@@ -84,6 +88,17 @@ def _claimed(
         )
 
     return _until_answered(claim, stopping)
+
+
+def _recorder(claim: Claim, agent: Agent) -> Callable[..., None]:
+    """Return what writes the audit record of this attempt."""
+    actor = service(agent.settings, "agent")
+
+    def record(outcome: str, **what: object) -> None:
+        about = {"batch": claim.batch, "job": claim.job, "attempt": claim.attempt}
+        agent.audit.record(actor, "fetch", outcome, **about, requirement=claim.spec.requirement, **what)
+
+    return record
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,11 @@ class _Attempt:
             known = self.lines.recollections.recall(self.claim.spec, self.steps.heartbeat.check)
             if known is not None:
                 _log.info("attempt_unchanged", bundle=known.id, uri=known.uri)
-                return _End("unchanged", lambda: self.status.finish_unchanged(self.claim, known, self.timings()))
+                return _End(
+                    "unchanged",
+                    lambda: self.status.finish_unchanged(self.claim, known, self.timings()),
+                    bundle=known,
+                )
             fetched = fetch(self.claim.spec, self.agent, self.steps)
         except Fenced:
             return _End("fenced", lambda: False)

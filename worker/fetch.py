@@ -19,6 +19,7 @@ from bundles.proofs import Proofs
 from bundles.publish import Publication, publish
 from bundles.store import ObjectStore
 from bundles.target import environment
+from config.audit import Audit
 from config.secrets import Masker, secret_values
 from config.settings import Settings, Target
 from jobs.errors import ErrorKind
@@ -55,6 +56,8 @@ class Agent:
     pip: PinnedPip
     meter: Meter = field(default_factory=Meter)
     """Counts what the process does."""
+    audit: Audit = field(default_factory=Audit)
+    """Records what it does."""
 
     @cached_property
     def pip_server(self) -> PipServer:

@@ -5,18 +5,20 @@ from contextlib import contextmanager
 
 import structlog
 
+from config.audit import Actor, Audit
 from scheduler.api.security import Caller
 
 _log = structlog.get_logger()
 
 
 @contextmanager
-def recorded(caller: Caller, action: str, **what: object) -> Iterator[None]:
-    """Record that ``caller`` begins ``action``, and whether it was done."""
+def recorded(audit: Audit, caller: Caller, action: str, **what: object) -> Iterator[None]:
+    """Record that ``caller`` begins ``action``, and whether it was done: in the audit record and in the log."""
     line = _log.bind(action=action, caller=caller.name, address=caller.address, **what)
     line.info("change_begun")
     try:
-        yield
+        with audit.recorded(Actor(caller.name, caller.address, "api"), action, **what):
+            yield
     except BaseException as error:
         line.warning("change_failed", reason=type(error).__name__)
         raise

@@ -55,7 +55,7 @@ def submit_batch(
     batch = fresh
     if idempotency_key is not None:
         batch = given.submissions.batch_for(idempotency_key, asked.as_json().encode(), fresh)
-    with recorded(caller, "batch_submit", batch=batch, entries=len(entries)):
+    with recorded(given.audit, caller, "batch_submit", batch=batch, entries=len(entries)):
         submit(given.status, entries, given.settings, batch=batch, priority=asked.priority, anew=asked.anew)
     if batch != fresh:
         response.status_code = HTTPStatus.OK
@@ -122,7 +122,7 @@ def retry_batch(batch: BatchId, asked: Retry, given: Given, caller: CallerGiven)
     if asked.kinds:
         failed = {job for group in given.listing.failures(batch) if group.kind in asked.kinds for job in group.jobs}
         chosen = [job for job in chosen if job in failed]
-    with recorded(caller, "batch_retry", batch=batch, jobs=len(chosen)):
+    with recorded(given.audit, caller, "batch_retry", batch=batch, jobs=len(chosen)):
         return Changed(batch=batch, jobs=tuple(given.status.retry(chosen)))
 
 
@@ -130,7 +130,7 @@ def retry_batch(batch: BatchId, asked: Retry, given: Given, caller: CallerGiven)
 def cancel_batch(batch: BatchId, asked: Cancellation, given: Given, caller: CallerGiven) -> Changed:
     """Stop queued and running jobs."""
     chosen = _chosen(given, batch, asked.jobs)
-    with recorded(caller, "batch_cancel", batch=batch, jobs=len(chosen)):
+    with recorded(given.audit, caller, "batch_cancel", batch=batch, jobs=len(chosen)):
         return Changed(batch=batch, jobs=tuple(given.status.cancel(chosen)))
 
 

@@ -29,7 +29,7 @@ def read_log(job: JobId, given: Given, attempt: Annotated[int | None, Query(ge=1
 def retry_job(job: JobId, _asked: Nothing, given: Given, caller: CallerGiven) -> Changed:
     """Queue a failed or cancelled job again, with all its attempts."""
     batch = given.status.job(job).batch
-    with recorded(caller, "job_retry", batch=batch, job=job):
+    with recorded(given.audit, caller, "job_retry", batch=batch, job=job):
         return Changed(batch=batch, jobs=tuple(given.status.retry([job])))
 
 
@@ -37,5 +37,5 @@ def retry_job(job: JobId, _asked: Nothing, given: Given, caller: CallerGiven) ->
 def cancel_job(job: JobId, _asked: Nothing, given: Given, caller: CallerGiven) -> Changed:
     """Stop a queued or running job."""
     batch = given.status.job(job).batch
-    with recorded(caller, "job_cancel", batch=batch, job=job):
+    with recorded(given.audit, caller, "job_cancel", batch=batch, job=job):
         return Changed(batch=batch, jobs=tuple(given.status.cancel([job])))

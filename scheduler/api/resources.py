@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from redis import Redis
 
+from config.audit import Audit, audit_of
 from config.settings import Settings
 from jobs.agents import Agents
 from jobs.catalog import Catalog
@@ -31,6 +32,7 @@ class Resources:
     catalog: Catalog
     schedules: Schedules
     shelf: Shelf
+    audit: Audit
     stopping: threading.Event
     """Set when the service ends: whoever streams ends then."""
 
@@ -48,6 +50,7 @@ def resources_of(settings: Settings, redis: Redis, stopping: threading.Event) ->
         catalog=Catalog(redis, prefix=prefix),
         schedules=Schedules(redis, prefix=prefix),
         shelf=Shelf(settings.storage),
+        audit=audit_of(settings),
         stopping=stopping,
     )
 

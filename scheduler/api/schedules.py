@@ -35,7 +35,7 @@ def put_schedule(
 ) -> ScheduleSummary:
     """Have a manifest looked at now and then at its interval; one of the same name is replaced."""
     manifest = from_text(asked.manifest, "manifest", manifest=True)
-    with recorded(caller, "schedule_put", schedule=name, entries=len(manifest.repeated)):
+    with recorded(given.audit, caller, "schedule_put", schedule=name, entries=len(manifest.repeated)):
         done = add_schedule(given.schedules, name, manifest, given.settings, priority=asked.priority)
     if done is not Added.ADDED:
         response.status_code = HTTPStatus.OK
@@ -48,7 +48,7 @@ def put_schedule(
 @router.delete("/{name}", status_code=HTTPStatus.NO_CONTENT)
 def delete_schedule(name: _Name, given: Given, caller: CallerGiven) -> None:
     """Remove a schedule. A batch of it that was begun goes on; what was published stays."""
-    with recorded(caller, "schedule_delete", schedule=name):
+    with recorded(given.audit, caller, "schedule_delete", schedule=name):
         if not given.schedules.remove(name):
             raise _unknown()
 

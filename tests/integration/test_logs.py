@@ -1,6 +1,9 @@
 """What a job leaves to read: its lines in the agent's log, and what pip said."""
 
+import getpass
 import json
+import socket
+from pathlib import Path
 from typing import Any
 
 from jobs.store import StatusStore
@@ -49,3 +52,37 @@ def test_what_a_job_leaves_to_read(deployment: Deployment, store: StatusStore, i
     assert (unkept.exit_code, unkept.output) == (0, "")
     assert "nothing is kept" in unkept.errors
     assert deployment.run("logs", "j-" + "0" * 20).exit_code == 2
+
+
+def test_who_did_what_and_how_it_ended(deployment: Deployment, store: StatusStore, tmp_path: Path) -> None:
+    place = tmp_path / "audit.jsonl"
+    audited = Deployment(
+        {**deployment.variables, "MODERNE_AGENT_VISUALIZATION_AUDIT": str(place)}, deployment.directory
+    )
+    named = {"MODERNE_AGENT_NICKNAME": "agent-7"}
+    with audited.service("scheduler"), audited.service("worker", **named) as worker:
+        worker.wait_for(READY, START_WITHIN_SECONDS)
+        batch = submit(audited, "acme-charts==1.2", "acme-none")
+        eventually(lambda: store.batch(batch).finished, 60, worker.log.read_text)
+        failed = next(job for job in store.batch(batch).jobs if job.requirement == "acme-none")
+        audited.run("retry", failed.id)
+        eventually(lambda: store.batch(batch).finished, 60, worker.log.read_text)
+    audited.run("cancel", batch)
+    audited.run("collect", "--dry-run")
+    audited.run("collect")
+    records = [json.loads(line) for line in place.read_text().splitlines()]
+    assert PASSWORD not in place.read_text()
+    commands = [(each["action"], each["outcome"]) for each in records if each["by"] == "command"]
+    actions = ("batch_submit", "batch_retry", "batch_cancel", "collect")
+    assert commands == [(action, outcome) for action in actions for outcome in ("started", "succeeded")]
+    assert {(each["who"], each["from"]) for each in records if each["by"] == "command"} == {
+        (getpass.getuser(), socket.gethostname())
+    }
+    fetches = [each for each in records if each["action"] == "fetch"]
+    assert {(each["by"], each["who"]) for each in fetches} == {("agent", "agent-7")}
+    ends = {(each["requirement"], each["attempt"]): each for each in fetches if each["outcome"] != "started"}
+    assert len(fetches) == 2 * len(ends) == 6
+    assert (ends["acme-charts==1.2", 1]["outcome"], ends["acme-none", 2]["outcome"]) == ("published", "failed")
+    assert ends["acme-none", 1]["kind"] == "not_found"
+    assert {each["batch"] for each in fetches} == {batch}
+    assert ends["acme-charts==1.2", 1]["bundle"] == next(job.bundle.id for job in store.batch(batch).jobs if job.bundle)
