@@ -7,6 +7,14 @@ from config.settings import RedisSettings, Target
 from jobs.models import JobSpec
 from jobs.store import StatusStore
 from tests.scheduler.api.service import TOKEN, Api, deployment_for, serving
+from tests.support.valkey import valkey
+
+
+@pytest.fixture(scope="session")
+def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
+    """A Valkey for these tests alone: the schedulers below would take part in what other tests do with theirs."""
+    with valkey(tmp_path_factory.mktemp("valkey")) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="session")
