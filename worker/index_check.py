@@ -109,7 +109,8 @@ def _has_known_project(upstream: Upstream) -> bool:
         return page is not None and not isinstance(page, UpstreamError)
 
     asked = [later(partial(has, project)) for project in KNOWN_PROJECTS]
-    return any(each.result() for each in asked)
+    answers = [each.result() for each in asked]  # of all of them: none is left behind half asked
+    return any(answers)
 
 
 # ---- the root
