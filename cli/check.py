@@ -45,14 +45,15 @@ def _findings(called: Invocation, config: Path | None) -> tuple[Finding, ...]:
         reading = called.reading(config)
     except SettingsError as error:
         machine = examine(error.machine) if error.machine else ()
-        return (*map(_of_problem, error.problems), *machine)
+        return (*map(_of_problem, error.problems), *_for_java(called.environment), *machine)
     settings, environment = reading.settings, called.environment
     # In this order: the store is asked by a fork, and a spinner is a thread.
     with (
         asking(settings, environment, everything=True) as services,
         console(error=True).status("asking all indexes, Redis and the store"),
     ):
-        return (_settings(reading), *_proxies(reading, environment), *examine(settings), *services())
+        notes = (*_proxies(reading, environment), *_for_java(environment))
+        return (_settings(reading), *notes, *examine(settings), *services())
 
 
 def _of_problem(problem: Problem) -> Finding:
@@ -85,6 +86,24 @@ def _proxies(reading: Reading, environment: Mapping[str, str]) -> list[Finding]:
         prefix = "moderne.agent.pypi[{index}]"
     advice = f"If an index is behind a proxy, set {prefix}.proxy.host and {prefix}.proxy.port."
     return [Finding("proxy variables", Verdict.WRONG, found, advice, required=False)]
+
+
+_FOR_JAVA = ("SPRING_APPLICATION_JSON", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
+"""Variables in which the agent, a Spring Boot program, finds settings as well."""
+
+
+def _for_java(environment: Mapping[str, str]) -> list[Finding]:
+    """Say which of the agent's variables hold names of ours, without what they hold: it may be secret."""
+    from worker.findings import Finding, Verdict
+
+    names = [name for name in _FOR_JAVA if "moderne" in environment.get(name, "").lower()]
+    if not names:
+        return []
+    found = (
+        f"{' and '.join(names)} {'holds' if len(names) == 1 else 'hold'} settings of the agent, and nobody reads them"
+    )
+    advice = "Write those about visualizations as arguments, as variables of their own, or in a file for --config."
+    return [Finding("variables for Java", Verdict.WRONG, found, advice, required=False)]
 
 
 def _document(finding: Finding) -> dict[str, Any]:

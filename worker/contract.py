@@ -22,7 +22,8 @@ from config.sizes import format_size
 from worker.findings import Finding, holds, wrong
 
 SHELL = "/bin/sh"
-_PROBE_SECONDS = 20.0
+_PROBE_SECONDS = 10.0
+"""A loaded machine needs one or two. Longer than for Redis and the store: a start must not fail for a cold disk."""
 _PREFIX = "vizfetch-contract-"
 _TEMPORARY = "moderne.agent.visualization.temporaryDirectory"
 _CACHE = "moderne.agent.visualization.cache.directory"
@@ -37,7 +38,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
     """Look at every point of the contract and return what was found, what does not hold included.
 
     Connects to nothing, and leaves nothing behind but the cache directory. Takes well below a second where nothing is
-    wrong; a shell or a Python that hangs is waited for up to 20 seconds.
+    wrong; a shell or a Python that hangs is waited for 10 seconds.
     """
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="contract") as pool:
         shell = [pool.submit(probe, settings) for probe in (_python3, _venv, _pip)]
@@ -109,6 +110,7 @@ class _Ran:
     exit_code: int
     output: str
     trouble: str
+    hung: bool = False
 
     @property
     def last_line(self) -> str:
@@ -140,7 +142,7 @@ def _shell(command: str, *arguments: str, directory: str = "/") -> _Ran:
         except subprocess.TimeoutExpired:
             # The shell's children too: they hold the pipes open.
             os.killpg(process.pid, signal.SIGKILL)
-            return _Ran(-1, "", f"it did not end within {_PROBE_SECONDS:.0f} s")
+            return _Ran(-1, "", f"it did not end within {_PROBE_SECONDS:.0f} s", hung=True)
     return _Ran(process.returncode, output.decode(errors="replace"), trouble.decode(errors="replace"))
 
 
@@ -153,11 +155,11 @@ def _in_shell(probes: list[Future[Finding]]) -> Iterator[Finding]:
         return
     yield holds("shell", SHELL)
     yield python
-    if python.step != _MISSING:  # then the others say the same again
+    if python.step not in {_MISSING, _HANGS}:  # then the others say the same again
         yield from (venv, pip)
 
 
-_MISSING = "missing"
+_MISSING, _HANGS = "missing", "answer"
 
 
 def _python3(settings: Settings) -> Finding:
@@ -166,6 +168,9 @@ def _python3(settings: Settings) -> Finding:
     install = f"Install Python {wanted} and let PATH find it as python3."
     if ran.exit_code in {126, 127}:  # not executable, not found (POSIX, Shell Command Language, 2.8.2)
         return wrong(subject, f"{SHELL} finds no python3 that it can run", install, step=_MISSING)
+    if ran.hung:
+        advice = f"See why '{SHELL} -c \"python3 --version\"' hangs here: a wrapper in PATH, or a disk that hangs."
+        return wrong(subject, f"python3 hangs ({ran.last_line})", advice, step=_HANGS)
     version, _, path = ran.output.strip().partition(" ")
     if ran.exit_code != 0:
         return wrong(subject, f"python3 does not run ({ran.last_line})", install)

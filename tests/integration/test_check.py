@@ -156,3 +156,16 @@ def test_people_on_a_narrow_terminal_lose_nothing(deployment: Deployment) -> Non
     words = away.run("check").output.split()
     for word in ("pypi[1]", "connection", "fails", "refused", "moderne.agent.pypi[1].url."):
         assert word in words
+
+
+@pytest.mark.parametrize("name", ["SPRING_APPLICATION_JSON", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"])
+def test_settings_in_variables_that_only_java_reads_are_pointed_at(deployment: Deployment, name: str) -> None:
+    value = {"SPRING_APPLICATION_JSON": '{"moderne.agent.pypi[0].password": "planted-java"}'}
+    written = value.get(name, "-Xmx4g -Dmoderne.agent.pypi[0].password=planted-java")
+    done = changed(deployment, **{name: written}).run("check", "--json")
+    assert done.exit_code == HOLDS
+    finding = findings(done)["variables for Java"]
+    assert name in finding["found"]
+    assert not finding["required"]
+    assert "planted" not in done.output
+    assert "variables for Java" not in findings(changed(deployment, **{name: "-Xmx4g"}).run("check", "--json"))

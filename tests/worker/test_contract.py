@@ -141,8 +141,18 @@ def test_a_python3_that_hangs_is_not_waited_for(
     begin = time.monotonic()
     found = failing(settings)
     assert time.monotonic() - begin < 5
-    assert list(found) == IN_SHELL
+    assert list(found) == ["python3 in the shell"], "venv and pip would say the same again"
     assert "did not end within" in found["python3 in the shell"].found
+    assert "Install" not in found["python3 in the shell"].advice
+
+
+def test_a_start_waits_little_for_what_hangs(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path / "bin", "sleep 60", monkeypatch)
+    begin = time.monotonic()
+    assert failing(settings)
+    assert time.monotonic() - begin < 15, "all probes at once, 10 s each"
 
 
 def test_no_secret_of_ours_is_in_the_environment_of_a_probe(
