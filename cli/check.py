@@ -45,14 +45,14 @@ def _findings(called: Invocation, config: Path | None) -> tuple[Finding, ...]:
         reading = called.reading(config)
     except SettingsError as error:
         machine = examine(error.machine) if error.machine else ()
-        return (*map(_of_problem, error.problems), *_for_java(called.environment), *machine)
+        return (*map(_of_problem, error.problems), *_for_java(called), *machine)
     settings, environment = reading.settings, called.environment
     # In this order: the store is asked by a fork, and a spinner is a thread.
     with (
         asking(settings, environment, everything=True) as services,
         console(error=True).status("asking all indexes, Redis and the store"),
     ):
-        notes = (*_proxies(reading, environment), *_for_java(environment))
+        notes = (*_proxies(reading, environment), *_for_java(called))
         return (_settings(reading), *notes, *examine(settings), *services())
 
 
@@ -92,18 +92,26 @@ _FOR_JAVA = ("SPRING_APPLICATION_JSON", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS",
 """Variables in which the agent, a Spring Boot program, finds settings as well."""
 
 
-def _for_java(environment: Mapping[str, str]) -> list[Finding]:
-    """Say which of the agent's variables hold names of ours, without what they hold: it may be secret."""
+def _for_java(called: Invocation) -> list[Finding]:
+    """Say what was written for the agent's Java or Spring and is not read, without values: they may be secret."""
     from worker.findings import Finding, Verdict
 
-    names = [name for name in _FOR_JAVA if "moderne" in environment.get(name, "").lower()]
-    if not names:
-        return []
-    found = (
-        f"{' and '.join(names)} {'holds' if len(names) == 1 else 'hold'} settings of the agent, and nobody reads them"
-    )
-    advice = "Write those about visualizations as arguments, as variables of their own, or in a file for --config."
-    return [Finding("variables for Java", Verdict.WRONG, found, advice, required=False)]
+    variables = [name for name in _FOR_JAVA if "moderne" in called.environment.get(name, "").lower()]
+    found = []
+    if variables:
+        holds = f"{' and '.join(variables)} {'holds' if len(variables) == 1 else 'hold'} settings of the agent"
+        advice = "Write those about visualizations as arguments, as variables of their own, or in a file for --config."
+        found.append(
+            Finding("variables for Java", Verdict.WRONG, f"{holds}, and nobody reads them", advice, required=False)
+        )
+    if called.foreign:
+        advice = (
+            "For a proxy, moderne.agent.pypi[i].proxy.host and .port are; for a company's own authority, "
+            "REQUESTS_CA_BUNDLE."
+        )
+        told = f"{', '.join(called.foreign)}: not read here"
+        found.append(Finding("arguments for Java", Verdict.WRONG, told, advice, required=False))
+    return found
 
 
 def _document(finding: Finding) -> dict[str, Any]:

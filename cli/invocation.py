@@ -35,6 +35,8 @@ class Invocation:
     arguments: Sequence[str]
     """Those of the agent's forms (``--moderne.agent.…=``, ``-Dmoderne.agent.…=``)."""
     environment: Mapping[str, str]
+    foreign: Sequence[str] = ()
+    """The names of arguments for the agent's Java and Spring, which nobody reads here."""
 
     def settings(self, file: Path | None = None, *, json_logs: bool = False) -> Settings:
         """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``."""

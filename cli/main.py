@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from cli import agents, batches, cache, check, configuration, fetch, logs, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
-from config.entries import is_setting, split_arguments
+from config.entries import is_setting, split_arguments, split_foreign
 from config.privacy import hide_from_neighbours
 
 
@@ -91,8 +91,9 @@ app.command()(cache.cache)
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run the command line and return the exit code. No exception reaches the user as a traceback."""
     ours, rest = split_arguments(arguments, _command_names())
+    rest, foreign = split_foreign(rest)
     try:
-        app(args=list(rest), obj=Invocation(tuple(ours), environment), prog_name="vizfetch")
+        app(args=rest, obj=Invocation(tuple(ours), environment, tuple(foreign)), prog_name="vizfetch")
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - the last resort before the user

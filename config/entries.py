@@ -108,6 +108,21 @@ def split_arguments(argv: Sequence[str], commands: Container[str] = ()) -> tuple
     return ours, rest
 
 
+def split_foreign(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into what is for vizfetch and the names of what is for the agent's Java and Spring.
+
+    So that the arguments of an agent that runs today can stay as they are. Only names of Java's and Spring's own groups
+    count: any other that nobody knows is a mistake, and must not be passed over.
+    """
+    foreign = [item.partition("=")[0] for item in argv if _FOREIGN.match(item)]
+    return [item for item in argv if not _FOREIGN.match(item)], foreign
+
+
+_FOREIGN = re.compile(
+    r"(?:-D|--)(?:java|javax|jdk|sun|com\.sun|https?|user|file|server|spring|management|logging)\.[\w.\[\]-]+(?:=|$)"
+)
+
+
 def _has_form(argument: str) -> bool:
     return bool(re.match(rf"(--|-D)moderne\.|-D{re.escape(TMPDIR_PROPERTY)}=", argument, re.IGNORECASE))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
+from config.entries import split_foreign
 from config.settings import IndexSettings, Proxy, Settings
 from config.sources import Problem, SettingsError, load, read, split_arguments, trace
 from tests.support.planted import input_file
@@ -281,6 +282,27 @@ def test_split_arguments_takes_the_agents_from_any_place() -> None:
     ours, rest = split_arguments(argv)
     assert ours == ["-Djava.io.tmpdir=/x", "--moderne.agent.pypi[0].url=u", "-Dmoderne.agent.nickname=n"]
     assert rest == ["fetch", "a==1", "--json"]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "-Djavax.net.ssl.trustStorePassword=planted",
+        "-Dhttps.proxyHost=h",
+        "-Djava.awt.headless",
+        "--server.port=8080",
+        "--spring.profiles.active=on,premises",
+        "--management.endpoints.web.exposure.include=*",
+    ],
+)
+def test_arguments_for_java_and_spring_are_known_as_such_and_their_values_dropped(word: str) -> None:
+    name = word.partition("=")[0]
+    assert split_foreign(["worker", word, "--json"]) == (["worker", "--json"], [name])
+
+
+@pytest.mark.parametrize("word", ["--redis.url=redis://h", "--json", "-r", "server.port==1", "--server", "-Dx.y=1"])
+def test_no_other_argument_is_passed_over(word: str) -> None:
+    assert split_foreign([word]) == ([word], [])
 
 
 def test_an_argument_without_a_value_is_told() -> None:

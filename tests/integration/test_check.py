@@ -169,3 +169,14 @@ def test_settings_in_variables_that_only_java_reads_are_pointed_at(deployment: D
     assert not finding["required"]
     assert "planted" not in done.output
     assert "variables for Java" not in findings(changed(deployment, **{name: "-Xmx4g"}).run("check", "--json"))
+
+
+def test_the_argument_list_of_an_agent_may_stay_as_it_is(deployment: Deployment) -> None:
+    of_the_agent = ["--server.port=8080", "-Djavax.net.ssl.trustStorePassword=planted-store", "-Dhttps.proxyHost=h"]
+    done = deployment.run(*of_the_agent, "check", "--json", "--spring.profiles.active=x")
+    assert done.exit_code == 0, done.errors
+    (told,) = [finding for finding in done.document["findings"] if finding["subject"] == "arguments for Java"]
+    names = "--server.port, -Djavax.net.ssl.trustStorePassword, -Dhttps.proxyHost, --spring.profiles.active"
+    assert (told["found"], told["required"]) == (f"{names}: not read here", False)
+    assert "proxy.host" in told["advice"]
+    assert deployment.run("status", *of_the_agent).exit_code == 0
