@@ -175,10 +175,11 @@ def _files(folder: Path, path: str, seen: set[tuple[int, int]]) -> Iterator[tupl
 
 
 def _made(file: Path) -> BinaryIO:
-    """Open a new file, with the folders that it needs; they may be removed between the two steps, being empty."""
+    """Open a new file, with the folders that it needs; being empty, they may be removed at any moment before."""
     for _ in range(_TRIES):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
+        # The second is of a folder that went between mkdir's finding it there and its looking what it is.
+        with suppress(FileNotFoundError, FileExistsError):
+            file.parent.mkdir(parents=True, exist_ok=True)
             return file.open("xb")
     return file.open("xb")
 
