@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime ## set up, then fetch a public visualization package into
 	$(BIN)/vizfetch fetch moderne-visualizations-misc --out demo
 
 test: $(VENV)/.dev ## set up, then run the tests
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
 
 check: format lint types imports reference ## everything that reads the code without running it
 
