@@ -156,7 +156,7 @@ class World:
         self.status = StatusStore(redis)
         self.agents = Agents(redis, self._settings.redis.prefix)
         self._expected: dict[str, ErrorKind | None] = {}
-        self._offered = 0
+        self._made = self._offered = 0
         self._offer_broken_packages()
         self.schedulers = [self._keep(cleanup, f"scheduler-{n}", "scheduler") for n in range(2)]
         self.workers = [self._keep(cleanup, f"worker-{n}", "worker") for n in range(workers)]
@@ -212,10 +212,14 @@ class World:
             self.index.add(changed.name, changed, sha256="0" * 64)
 
     def give_work(self, count: int) -> None:
-        """Submit a batch of ``count`` jobs, each unlike all others; every tenth cannot succeed."""
-        requirements = [self._offer(self._offered + n) for n in range(count)]
-        self._offered += count
+        """Submit a batch of ``count`` jobs, each unlike all others; every tenth cannot succeed.
+
+        Raises ``StatusUnavailable`` when Redis does not take it: then nobody was promised anything.
+        """
+        requirements = [self._offer(self._made + n) for n in range(count)]
+        self._made += count
         self.batches.append(submit(self.status, collect(requirements), self._settings))
+        self._offered += count
 
     def _offer(self, number: int) -> str:
         if number % 20 == 9:
@@ -271,7 +275,9 @@ class World:
             self._judge_counts(batch, figures)
         self._judge_bundles(jobs, figures)
         self._judge_rest(figures)
-        figures.lost += self._offered - len(jobs)
+        if missing := self._offered - len(jobs):
+            figures.lost += missing
+            figures.wrong.append(f"{missing} jobs that were accepted are gone")
         figures.returned_seconds, figures.resumed_seconds = self.recovery.returned, self.recovery.resumed
         for kept in [*self.workers, *self.schedulers]:
             figures.stop_seconds += kept.stop_seconds if kept in self.workers else []
