@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench deploy
 
-.PHONY: help demo test check format lint types imports bench real sixty trust chaos reference docs lock clean
+.PHONY: help demo test browser check format lint types imports bench real sixty trust chaos screenshots reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,8 +15,15 @@ help: ## this list
 demo: $(VENV)/.runtime ## set up, then fetch a public visualization package into ./demo
 	$(BIN)/vizfetch fetch moderne-visualizations-misc --out demo
 
-test: $(VENV)/.dev ## set up, then run the tests
+test: $(VENV)/.dev browser ## set up, then run the tests
 	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
+
+browser: ## the Chromium that the tests of the page drive: the one on PATH, else Debian's
+	@command -v chromium > /dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null \
+	    || { echo "The tests of the page need chromium on PATH; as root: apt-get install chromium" >&2; exit 1; }; \
+	  apt-get -qq update \
+	    && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; }
 
 check: format lint types imports reference ## everything that reads the code without running it
 
@@ -54,6 +61,9 @@ sixty: $(VENV)/.dev ## sixty real packages over three workers, each failure besi
 
 chaos: $(VENV)/.dev ## services under random faults, ten minutes at most; CHAOS_ARGS="--seed N" replays
 	PYTHONPATH=. timeout 600 $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+screenshots: $(VENV)/.dev browser ## pictures of the page with real data, for the documents
+	PYTHONPATH=. $(BIN)/python -m bench.screenshots docs/images
 
 compose: ## the Compose deployment from an empty clone, with a worker killed in the middle; needs Docker
 	tests/compose/prove.sh $(COMPOSE_ARGS)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from cli.invocation import AsJson, ConfigFile, invocation
-from cli.output import print_error, print_json, print_table, size
+from cli.output import print_error, print_json, print_table
+from jobs.words import size
 
 if TYPE_CHECKING:
     from jobs.agents import AgentDocument

@@ -8,7 +8,8 @@ import typer
 
 from cli.audit import recorded
 from cli.invocation import AsJson, ConfigFile, invocation
-from cli.output import print_json, print_table, size
+from cli.output import print_json, print_table
+from jobs.words import size
 
 
 def cache(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.states import JobState
+from jobs.words import attempts, size
 
 if TYPE_CHECKING:  # rich costs time to import, and many commands print a line at most
     from rich.console import Console
@@ -54,16 +55,6 @@ def print_error(message: str) -> None:
     sys.stderr.write(f"{SPEAKER}{message}\n")
 
 
-def size(size_bytes: int) -> str:
-    """Return a number of bytes for people, in decimal units as package indexes show them."""
-    amount = float(size_bytes)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:  # noqa: PLR2004
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} GB"
-
-
 def print_batch(batch: Batch) -> None:
     """Print a batch: its jobs as a table, and below it the reason of each failure in full."""
     from rich.text import Text
@@ -73,7 +64,7 @@ def print_batch(batch: Batch) -> None:
         (
             Text(job.requirement),
             Text(job.state, style=_STYLES[job.state]),
-            _attempts(job),
+            attempts(job),
             *_bundle_cells(job),
         )
         for job in jobs
@@ -118,10 +109,6 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[Any]], *, title: s
         # What comes from packages and indexes is text, never markup.
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     console().print(table)
-
-
-def _attempts(job: Job) -> str:
-    return f"{job.attempt} of {job.max_attempts}" if job.attempt <= job.max_attempts else str(job.attempt)
 
 
 def _bundle_cells(job: Job) -> tuple[str, str, str, str, str]:

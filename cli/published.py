@@ -9,7 +9,8 @@ import typer
 
 from cli.audit import recorded
 from cli.invocation import AsJson, ConfigFile, invocation
-from cli.output import print_error, print_json, print_table, size
+from cli.output import print_error, print_json, print_table
+from jobs.words import size
 
 if TYPE_CHECKING:  # imported when a command needs it: the others start faster
     from bundles.collect import Collection

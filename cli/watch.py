@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from cli.output import LARGE, console, size
+from cli.output import LARGE, console
 from jobs.models import Batch, Job, JobState
 from jobs.store import StatusStore, StatusUnavailable
+from jobs.words import size
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -8,11 +8,11 @@ Redis keys (P is the prefix):
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 
@@ -52,6 +52,8 @@ class AgentDocument(Document):
     """The version of vizfetch."""
     target: Target
     indexes: tuple[AgentIndex, ...]
+    traffic: Mapping[str, str] = Field(default_factory=dict)
+    """Under which name ``jobs.traffic`` knows each index; of an agent of an earlier release, nothing."""
     fingerprint: str
     """Equal where the settings that decide about results are equal."""
     queues: tuple[str, ...]

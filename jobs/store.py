@@ -257,6 +257,10 @@ class StatusStore:
             raise UnknownJob(job)
         return found[0]
 
+    def jobs(self, jobs: Sequence[str]) -> list[Job]:
+        """Return those jobs that there are."""
+        return self._jobs(jobs)
+
     def log(self, job: str) -> JobLog:
         """Return what pip said in the last attempts of a job; ``UnknownJob`` when there is none of this id."""
         with translated(), self._redis.pipeline(transaction=False) as pipe:

@@ -97,15 +97,37 @@ class SharedTraffic:
             self._run("leave", index, slot, outcome, what, patience.failures, *pauses, wish_ms)
 
 
-def breakers(redis: Redis, prefix: str, indexes: Sequence[str]) -> list[Literal["closed", "open", "half_open"]]:
-    """Return the state of each index: asked, left alone, or being found out about. Raises ``TrafficUnavailable``."""
+@dataclass(frozen=True)
+class Condition:
+    """How an index fares."""
+
+    state: Literal["closed", "open", "half_open"]
+    """Asked, left alone, or being found out about."""
+    failures: int = 0
+    """In a row."""
+    what: str = ""
+    """What went wrong when it was last left alone, as it was told."""
+    wait_seconds: float = 0
+    """For how long it is left alone."""
+
+
+def conditions(redis: Redis, prefix: str, indexes: Sequence[str]) -> list[Condition]:
+    """Return how each index fares. Raises ``TrafficUnavailable``."""
     with _translated(), redis.pipeline(transaction=False) as pipe:
         pipe.time()
         for index in indexes:
-            pipe.hget(f"{prefix}:index:{index}", "until_ms")
-        (seconds, micros), *until = pipe.execute()
+            pipe.hmget(f"{prefix}:index:{index}", "until_ms", "failures", "what")
+        (seconds, micros), *found = pipe.execute()
     now_ms = seconds * 1000 + micros // 1000
-    return ["closed" if each is None else "open" if float(each) > now_ms else "half_open" for each in until]
+    return [_condition(now_ms, *each) for each in found]
+
+
+def _condition(now_ms: int, until_ms: str | None, failures: str | None, what: str | None) -> Condition:
+    count = int(failures or 0)
+    if until_ms is None:
+        return Condition("closed", count)
+    wait_ms = max(float(until_ms) - now_ms, 0)
+    return Condition("open" if wait_ms else "half_open", count, what or "", wait_ms / 1000)
 
 
 def _ms(seconds: float) -> int:

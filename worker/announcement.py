@@ -19,6 +19,7 @@ from jobs.connection import connect
 from jobs.losses import HINT, Losses
 from jobs.queue import queues_of
 from jobs.store import StatusUnavailable
+from worker.gateway.upstream import traffic_name
 
 _LONGEST_BEAT_SECONDS = 5.0
 
@@ -68,6 +69,7 @@ class Announcement:
             release=version("vizfetch"),
             target=settings.target,
             indexes=tuple(AgentIndex(name=index.name, url=index.url) for index in settings.indexes),
+            traffic={index.name: traffic_name(index) for index in settings.indexes},
             fingerprint=fingerprint(settings),
             queues=queues_of(settings.target, settings.indexes),
             concurrency=settings.concurrency,

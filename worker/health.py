@@ -22,7 +22,7 @@ from jobs.actuator import Actuator, Component, Components, Remembered, Status, d
 from jobs.connection import connect
 from jobs.metrics import Totals
 from jobs.metrics_text import Reading, render
-from jobs.traffic import breakers
+from jobs.traffic import conditions
 from worker.gateway.process import GatewayProcess
 from worker.gateway.upstream import traffic_name
 
@@ -134,7 +134,7 @@ class AgentHealth:
         try:
             sums = self._totals.all()
             names = [traffic_name(index) for index in self._settings.indexes]
-            states = breakers(self._redis, self._settings.redis.prefix, names)
+            states = [each.state for each in conditions(self._redis, self._settings.redis.prefix, names)]
         except BaseException:
             self._away_at = time.monotonic()
             raise

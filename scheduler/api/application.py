@@ -1,8 +1,4 @@
-"""The application: all endpoints, the guard in front of them, and their description.
-
-Other parts of the service join here: a router among ``_ROUTERS``, or one that is included in ``routes`` under another
-prefix, and, where everybody may read it, its path among the open ones of ``access``.
-"""
+"""The application: all endpoints, the pages, the guard in front of them, and the description of the API."""
 
 import time
 from http import HTTPStatus
@@ -19,7 +15,9 @@ from scheduler.api import agents, batches, catalogue, errors, events, jobs, sche
 from scheduler.api.limits import Envelope, Limits
 from scheduler.api.models import PREFIX
 from scheduler.api.resources import Resources
-from scheduler.api.security import Access, BearerToken, Guard, json_only
+from scheduler.api.security import Access, BearerToken, Credential, Door, Guard, json_only
+from scheduler.page.install import OPEN_FOLDERS, OPEN_PATHS, install, session_of
+from scheduler.page.session import Session
 
 OPENAPI = f"{PREFIX}/openapi.json"
 _ROUTERS = (batches.router, events.router, jobs.router, catalogue.router, schedules.router, agents.router)
@@ -33,13 +31,23 @@ def application(resources: Resources, actuator: Actuator | None = None) -> ASGIA
     if actuator is not None:
         inner.mount(ACTUATOR, asgi(actuator))
     clock = time.monotonic
-    return Envelope(Limits(Guard(inner, access(resources.settings.api), clock), clock))
+    settings = resources.settings.api
+    session = session_of(settings)
+    door = Door(access(settings, session), clock)
+    install(inner, resources, door, session)
+    return Envelope(Limits(Guard(inner, door), clock))
 
 
-def access(settings: ApiSettings) -> Access:
+def access(settings: ApiSettings, session: Session | None) -> Access:
     """Return who is let in by the settings."""
-    credentials = () if settings.token is None else (BearerToken(settings.token.get_secret_value()),)
-    return Access(credentials=credentials, open_paths=frozenset({OPENAPI, ACTUATOR}), open_folders=(f"{ACTUATOR}/",))
+    known: tuple[Credential, ...] = ()
+    if settings.token is not None and session is not None:
+        known = (BearerToken(settings.token.get_secret_value()), session)
+    return Access(
+        credentials=known,
+        open_paths=OPEN_PATHS | {OPENAPI, ACTUATOR},
+        open_folders=(f"{ACTUATOR}/", *OPEN_FOLDERS),
+    )
 
 
 def routes(resources: Resources) -> FastAPI:

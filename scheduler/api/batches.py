@@ -91,7 +91,7 @@ def list_jobs(
     cursor: Cursor = None,
 ) -> JobPage:
     """Return jobs of a batch, filtered and sorted."""
-    after = None if cursor is None else _job_place(cursor, sort)
+    after = None if cursor is None else job_place(cursor, sort)
     wanted = JobFilter(state, kind, index, text)
     found = given.listing.jobs(batch, limit, wanted, sort=sort, descending=descending, after=after)
     following = text_of(sort, *found[-1].after) if len(found) == limit else None
@@ -209,7 +209,8 @@ def _batch_place(text: str) -> tuple[int, str]:
     return int(milliseconds), str(batch)
 
 
-def _job_place(text: str, sort: Sort) -> tuple[str | int, int]:
+def job_place(text: str, sort: Sort) -> tuple[str | int, int]:
+    """Return the place that the cursor of a page of jobs means; raises ``Refused`` when it is of another sorting."""
     kind: type[str | int] = int if sort in {Sort.SUBMITTED, Sort.UPDATED} else str
     sorted_by, value, position = parts(text, str, kind, int)
     if sorted_by != sort:

@@ -23,8 +23,8 @@ from scheduler.api.resources import Given
 
 router = APIRouter(prefix="/bundles", tags=["bundles"])
 
-_Name = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?$", examples=["acme-charts"])]
-_Version = Annotated[
+NamePath = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?$", examples=["acme-charts"])]
+VersionPath = Annotated[
     str,
     Path(
         # The normal form of PEP 440, as all are published.
@@ -33,7 +33,7 @@ _Version = Annotated[
         examples=["1.4.0"],
     ),
 ]
-_Id = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+BundleIdPath = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _Path = Annotated[str, Path(max_length=500)]
 
 _SHOWN = {".png": "image/png"}
@@ -62,7 +62,7 @@ def list_bundles(
 
 
 @router.get("/{name}/{version}/{id}")
-def read_bundle(name: _Name, version: _Version, id: _Id, given: Given) -> BundleDetail:  # noqa: A002 - its word in the API
+def read_bundle(name: NamePath, version: VersionPath, id: BundleIdPath, given: Given) -> BundleDetail:  # noqa: A002 - its word in the API
     """Return a bundle with links to all its files."""
     entry = Entry(name, version, id)
     bundle = given.shelf.bundle(entry)
@@ -76,7 +76,7 @@ def read_bundle(name: _Name, version: _Version, id: _Id, given: Given) -> Bundle
     response_class=StreamingResponse,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}},
 )
-def read_file(name: _Name, version: _Version, id: _Id, path: _Path, given: Given) -> StreamingResponse:  # noqa: A002 - as above
+def read_file(name: NamePath, version: VersionPath, id: BundleIdPath, path: _Path, given: Given) -> StreamingResponse:  # noqa: A002 - as above
     """Return a file of a bundle, by its path in a portable folder."""
     entry = Entry(name, version, id)
     file = given.shelf.file(entry, path)

@@ -73,6 +73,14 @@ def install(app: FastAPI, methods_of: Callable[[str], Iterable[str]]) -> None:
         app.add_exception_handler(error, _as_handler(handler))
 
 
+def told(error: Exception) -> Problem:
+    """Return what callers are told of an error, for whoever shows it in another form; raises it when it is a defect."""
+    for kind in type(error).__mro__:
+        if handler := _HANDLERS.get(kind):
+            return Problem.model_validate_json(bytes(handler(error).body))
+    raise error
+
+
 def _not_allowed(methods_of: Callable[[str], Iterable[str]]) -> Callable[[Request, Exception], Awaitable[Response]]:
     """Answer a method that a path does not have by all that it has: each of its routes knows only its own."""
 

@@ -4,18 +4,18 @@
 * Bound to loopback without a token, the ``Host`` that was asked for has to be loopback as well. A page of another site
   whose name was made to lead to 127.0.0.1 (DNS rebinding) is so refused.
 * A browser that says it comes from another site (``Sec-Fetch-Site``, else ``Origin``) changes nothing, and what changes
-  something has a content type that forms cannot send.
+  something has a content type that forms cannot send. Whoever is known by a cookie, which browsers send by themselves,
+  changes something only where the browser says that it comes from this site.
 
-Everything is closed but what ``Access`` names as open. A further way to show who one is, such as a cookie, is one
-more member of ``Access.credentials``.
+Everything is closed but what ``Access`` names as open.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -40,8 +40,21 @@ class Caller:
     address: str
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request is not answered."""
+
+    status: HTTPStatus
+    kind: str
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class Credential(Protocol):
     """A way to show who one is."""
+
+    ambient: ClassVar[bool]
+    """Whether browsers show it by themselves, whatever page makes them ask."""
 
     def shown(self, headers: Headers) -> bool:
         """Tell whether the request tries this way."""
@@ -54,6 +67,7 @@ class Credential(Protocol):
 class BearerToken:
     """The token of the settings, in the ``Authorization`` header."""
 
+    ambient: ClassVar[bool] = False
     token: str = field(repr=False)
 
     def shown(self, headers: Headers) -> bool:
@@ -83,17 +97,48 @@ class Access:
         return path in self.open_paths or path.startswith(self.open_folders)
 
 
+class Door:
+    """Tells who calls, and slows down those who try what is wrong."""
+
+    def __init__(self, access: Access, clock: Callable[[], float]) -> None:
+        self.access = access
+        self._wrong = Buckets(_WRONG_TOKENS, clock)
+        self._known: dict[str, None] = {}
+
+    def caller(self, headers: Headers, address: str) -> "tuple[Caller, Credential | None] | Refusal":
+        """Return who calls and by which credential, or why nobody is let in."""
+        if not self.access.credentials:
+            return Caller(LOOPBACK, address), None
+        shown = [credential for credential in self.access.credentials if credential.shown(headers)]
+        # Whoever was let in before is not shut out by others behind the same address who try wrong ones.
+        if shown and address not in self._known and (wait := self._wrong.wait_seconds(address)):
+            detail = "Too many wrong tokens came from this address."
+            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-wrong-tokens", detail, {"Retry-After": str(wait)})
+        for credential in shown:
+            if name := credential.caller(headers):
+                self._remember(address)
+                return Caller(name, address), credential
+        if shown:
+            self._wrong.take(address)
+        wrong = ' error="invalid_token"' if shown else ""
+        detail = "The token is not the right one." if shown else "A token is needed: Authorization: Bearer TOKEN"
+        return Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, {"WWW-Authenticate": f"Bearer{wrong}"})
+
+    def _remember(self, address: str) -> None:
+        self._known[address] = None
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+
+
 class Guard:
     """An ASGI application around another that lets only those in who may.
 
     It puts the ``Caller`` into the request's state.
     """
 
-    def __init__(self, app: ASGIApp, access: Access, clock: Callable[[], float]) -> None:
+    def __init__(self, app: ASGIApp, door: Door) -> None:
         self._app = app
-        self._access = access
-        self._wrong = Buckets(_WRONG_TOKENS, clock)
-        self._known: dict[str, None] = {}
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -103,51 +148,30 @@ class Guard:
         headers = Headers(scope=scope)
         refused = self._foreign(scope, headers) or self._unknown(scope, headers)
         if refused:
-            status, kind, detail, extra = refused
-            await problem(status, kind, detail, headers=extra)(scope, receive, send)
+            answer = problem(refused.status, refused.kind, refused.detail, headers=refused.headers)
+            await answer(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _foreign(self, scope: Scope, headers: Headers) -> "_Refusal | None":
+    def _foreign(self, scope: Scope, headers: Headers) -> "Refusal | None":
         host = headers.get("host", "")
-        if not self._access.credentials and not is_loopback(_name(host)):
+        if not self._door.access.credentials and not is_loopback(_name(host)):
             detail = "Without a token only the names of loopback are answered, such as localhost."
-            return HTTPStatus.MISDIRECTED_REQUEST, "foreign-host", detail, {}
-        if scope["method"] in _SAFE:
+            return Refusal(HTTPStatus.MISDIRECTED_REQUEST, "foreign-host", detail)
+        if scope["method"] in _SAFE or _same_site(headers, host):
             return None
-        if not _same_site(headers, host):
-            return HTTPStatus.FORBIDDEN, "foreign-origin", "Pages of other sites may change nothing here.", {}
+        return Refusal(HTTPStatus.FORBIDDEN, "foreign-origin", "Pages of other sites may change nothing here.")
+
+    def _unknown(self, scope: Scope, headers: Headers) -> "Refusal | None":
+        found = self._door.caller(headers, client_address(scope))
+        if isinstance(found, Refusal):
+            return None if self._door.access.is_open(scope["path"]) else found
+        caller, credential = found
+        if credential and credential.ambient and scope["method"] not in _SAFE and not _tells_site(headers):
+            detail = "With a cookie, only a browser that says which site it comes from may change something."
+            return Refusal(HTTPStatus.FORBIDDEN, "foreign-origin", detail)
+        scope.setdefault("state", {})["caller"] = caller
         return None
-
-    def _unknown(self, scope: Scope, headers: Headers) -> "_Refusal | None":
-        address = client_address(scope)
-        name = self._name(headers, address)
-        if isinstance(name, str):
-            scope.setdefault("state", {})["caller"] = Caller(name, address)
-            return None
-        return None if self._access.is_open(scope["path"]) else name
-
-    def _name(self, headers: Headers, address: str) -> "str | _Refusal":
-        if not self._access.credentials:
-            return LOOPBACK
-        shown = [credential for credential in self._access.credentials if credential.shown(headers)]
-        # Whoever was let in before is not shut out by others behind the same address who try wrong ones.
-        if shown and address not in self._known and (wait := self._wrong.wait_seconds(address)):
-            detail = "Too many wrong tokens came from this address."
-            return HTTPStatus.TOO_MANY_REQUESTS, "too-many-wrong-tokens", detail, {"Retry-After": str(wait)}
-        for name in filter(None, (credential.caller(headers) for credential in shown)):
-            self._remember(address)
-            return name
-        if shown:
-            self._wrong.take(address)
-        wrong = ' error="invalid_token"' if shown else ""
-        detail = "The token is not the right one." if shown else "A token is needed: Authorization: Bearer TOKEN"
-        return HTTPStatus.UNAUTHORIZED, "unauthorized", detail, {"WWW-Authenticate": f"Bearer{wrong}"}
-
-    def _remember(self, address: str) -> None:
-        self._known[address] = None
-        if len(self._known) > _REMEMBERED:
-            del self._known[next(iter(self._known))]
 
 
 def json_only(request: Request) -> None:
@@ -159,9 +183,6 @@ def json_only(request: Request) -> None:
     if request.method == "POST" and kind != "application/json":
         detail = "What changes something is sent as application/json."
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
-
-
-_Refusal = tuple[HTTPStatus, str, str, dict[str, str]]
 
 
 def client_address(scope: Scope) -> str:
@@ -191,3 +212,8 @@ def _same_site(headers: Headers, host: str) -> bool:
         return site in {"same-origin", "none"}
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2] == host
+
+
+def _tells_site(headers: Headers) -> bool:
+    """Tell whether a browser says where a request comes from; ``_same_site`` has found that it is from here."""
+    return headers.get("sec-fetch-site") == "same-origin" or "origin" in headers

@@ -24,6 +24,10 @@ class Api:
     scheduler: Service
     token: str | None = None
 
+    def without_token(self) -> "Api":
+        """Return the same for a caller who shows none."""
+        return Api(self.url, self.scheduler)
+
     def call(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any
     ) -> requests.Response:
