@@ -20,6 +20,7 @@ import requests
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
+from bench.mirror import mirror
 from tests.support.browser import chromium
 from tests.support.command import Deployment, free_port
 from tests.support.valkey import valkey
@@ -47,7 +48,9 @@ class Site:
 
     def call(self, method: str, path: str, content: object = None) -> dict[str, object]:
         """Ask the API."""
-        answer = requests.request(method, f"{self.url}/api/v1{path}", json=content, timeout=30)
+        with requests.Session() as session:
+            session.trust_env = False  # it is on this machine, whatever proxy that has
+            answer = session.request(method, f"{self.url}/api/v1{path}", json=content, timeout=30)
         answer.raise_for_status()
         found: dict[str, object] = answer.json()
         return found
@@ -67,12 +70,18 @@ class Site:
 def site(place: Path) -> Iterator[Site]:
     """Run everything until the block is left."""
     port = str(free_port())
-    with valkey(place / "valkey") as redis:
+    # The public index by way of a mirror, and one that is down, which is asked for what the first does not have.
+    with mirror(place / "mirror", record=True) as public, valkey(place / "valkey") as redis:
         settings = {
             f"{_PREFIX}REDIS_URL": redis.url.get_secret_value(),
             f"{_PREFIX}STORAGE_URI": (place / "store").as_uri(),
             f"{_PREFIX}CACHE_DIRECTORY": str(place / "cache"),
             f"{_PREFIX}CONCURRENCY": "2",
+            f"{_PREFIX}RETRY_MAXATTEMPTS": "1",
+            f"{_PREFIX}USEONLYCONFIGURED": "true",
+            "MODERNE_AGENT_PYPI_0_URL": public.url,
+            "MODERNE_AGENT_PYPI_1_URL": f"http://127.0.0.1:{free_port()}/simple",
+            "MODERNE_AGENT_PYPI_1_SKIPVALIDATECONNECTIVITY": "true",
             f"{_PREFIX}API_PORT": "0",
         }
         deployment = Deployment(settings, place)

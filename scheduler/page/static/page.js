@@ -112,8 +112,11 @@ async function load(address) {
 }
 
 let asking = 0;
+let going = 0;
 
 async function refresh() {
+  // Where somebody is on the way to, what is here matters no more.
+  if (going) return;
   const mine = ++asking;
   const fresh = await load(location.href);
   if (fresh === null || mine !== asking) return;
@@ -124,7 +127,9 @@ async function refresh() {
 
 async function go(address, { replace = false, stay = false } = {}) {
   const mine = ++asking;
+  going += 1;
   const fresh = await load(address);
+  going -= 1;
   if (fresh === null || mine !== asking) return;
   const depth = history.state?.depth ?? 0;
   if (replace) history.replaceState({ depth }, "", address);
@@ -143,7 +148,7 @@ function keepInSight() {
   if (start.getBoundingClientRect().top < 0) start.scrollIntoView({ block: "start" });
 }
 
-addEventListener("popstate", () => void refresh());
+addEventListener("popstate", () => void go(location.href, { replace: true }));
 
 // ---- by themselves -----------------------------------------------------------------------------------------------------
 
@@ -240,6 +245,7 @@ async function change(button) {
   if (problem) say(problem.detail, true);
   else say(told.jobs.length === 1 ? `1 job ${done}` : `${told.jobs.length} jobs ${done}`);
   if ("chosen" in button.dataset) for (const box of all("input[name=job]")) box.checked = false;
+  if (byId("sheet").open) await refreshSheet({ finished: true });
   await refresh();
   listen();
 }
@@ -305,9 +311,9 @@ async function openSheet(address) {
   byId("sheet").scrollTop = 0;
 }
 
-async function refreshSheet() {
+async function refreshSheet({ finished = false } = {}) {
   const shown = byId("sheet-job");
-  if (!shown || shown.dataset.state === "finished") return;
+  if (!shown || (shown.dataset.state === "finished" && !finished)) return;
   const job = (await load(sheetAddress))?.getElementById("job");
   if (!job) return;
   job.id = "sheet-job";
