@@ -66,9 +66,19 @@ class Traffic(Protocol):
         ...
 
     def leave(
-        self, index: str, slot: str, outcome: Outcome, *, what: str = "", wish_seconds: float | None = None
+        self,
+        index: str,
+        slot: str,
+        outcome: Outcome,
+        *,
+        what: str = "",
+        wish_seconds: float | None = None,
+        at_once: bool = True,
     ) -> None:
-        """Tell how a request ended. ``wish_seconds`` is for how long the index asked to be left alone."""
+        """Tell how a request ended. ``wish_seconds`` is for how long the index asked to be left alone.
+
+        Without ``at_once``, the wish alone is no reason for others to leave it alone: who was told waits.
+        """
         ...
 
 
@@ -87,14 +97,21 @@ class SharedTraffic:
         return Permit("down", rest[0] / 1000, rest[1] or "") if state == "down" else Permit(state)
 
     def leave(
-        self, index: str, slot: str, outcome: Outcome, *, what: str = "", wish_seconds: float | None = None
+        self,
+        index: str,
+        slot: str,
+        outcome: Outcome,
+        *,
+        what: str = "",
+        wish_seconds: float | None = None,
+        at_once: bool = True,
     ) -> None:
         """See ``Traffic``."""
         patience = self._patience
         pauses = (_ms(patience.first_pause_seconds), _ms(patience.longest_pause_seconds))
         wish_ms = _ms(min(wish_seconds or 0, patience.longest_wish_seconds))
         with _translated():
-            self._run("leave", index, slot, outcome, what, patience.failures, *pauses, wish_ms)
+            self._run("leave", index, slot, outcome, what, patience.failures, *pauses, wish_ms, int(at_once))
 
 
 @dataclass(frozen=True)
@@ -150,6 +167,7 @@ class _Known:
     openings: int = 0
     down_until: float | None = None
     probe_until: float = 0
+    probe: str = ""
     what: str = ""
     changed: float = 0
     slots: dict[str, float] = field(default_factory=dict)
@@ -179,11 +197,18 @@ class LocalTraffic:
                     return Permit("full")
                 known.slots[slot] = now + lease_seconds
             if known.down_until is not None:
-                known.probe_until = now + lease_seconds
+                known.probe_until, known.probe = now + lease_seconds, slot
             return Permit("go")
 
     def leave(
-        self, index: str, slot: str, outcome: Outcome, *, what: str = "", wish_seconds: float | None = None
+        self,
+        index: str,
+        slot: str,
+        outcome: Outcome,
+        *,
+        what: str = "",
+        wish_seconds: float | None = None,
+        at_once: bool = True,
     ) -> None:
         """See ``Traffic``."""
         now = time.monotonic()
@@ -192,8 +217,11 @@ class LocalTraffic:
             known.slots.pop(slot, None)
             if outcome is Outcome.ANSWERED:
                 self._known[index] = _Known(slots=known.slots)
+            elif outcome is Outcome.UNKNOWN and known.probe == slot:
+                known.probe_until, known.probe = 0, ""  # it did not find out, so that the next one may
             elif outcome is Outcome.FAILED and (known.down_until is None or known.down_until <= now):
-                self._fail(known, now, what, min(wish_seconds or 0, self._patience.longest_wish_seconds))
+                wish_seconds = min(wish_seconds or 0, self._patience.longest_wish_seconds)
+                self._fail(known, now, what, wish_seconds, at_once=at_once)
 
     def _of(self, index: str, now: float) -> _Known:
         known = self._known.setdefault(index, _Known())
@@ -201,11 +229,12 @@ class LocalTraffic:
             known = self._known[index] = _Known(slots=known.slots)
         return known
 
-    def _fail(self, known: _Known, now: float, what: str, wish_seconds: float) -> None:
+    def _fail(self, known: _Known, now: float, what: str, wish_seconds: float, *, at_once: bool) -> None:
         known.failures += 1
         known.changed = now + wish_seconds
-        if known.failures >= self._patience.failures or wish_seconds or known.down_until is not None:
+        enough = known.failures >= self._patience.failures or (wish_seconds > 0 and at_once)
+        if enough or known.down_until is not None:
             known.openings += 1
             pause = self._patience.first_pause_seconds * 2 ** min(known.openings - 1, 30)
             known.down_until = now + max(min(pause, self._patience.longest_pause_seconds), wish_seconds)
-            known.probe_until, known.what = 0, what
+            known.probe_until, known.probe, known.what = 0, "", what

@@ -95,6 +95,34 @@ def test_a_probe_that_never_comes_back_is_followed_by_another(make: Make) -> Non
     assert ask(traffic) == "go"
 
 
+def test_a_probe_that_found_nothing_out_is_followed_at_once_by_another(make: Make) -> None:
+    traffic = make()
+    fail(traffic, 3)
+    time.sleep(0.25)
+    assert ask(traffic, "probe", lease=60) == "go"
+    assert ask(traffic, "second") == "down"
+    traffic.leave("i", "second", Outcome.UNKNOWN)
+    assert ask(traffic, "second") == "down", "who did not probe says nothing"
+    traffic.leave("i", "probe", Outcome.UNKNOWN)
+    assert ask(traffic, "second", lease=60) == "go"
+    assert ask(traffic, "third") == "down"
+
+
+def test_a_short_wish_closes_nothing_by_itself_and_counts_when_failures_do(make: Make) -> None:
+    traffic = make()
+
+    def told() -> None:
+        traffic.leave("i", "s", Outcome.FAILED, what="rate_limited answered 429", wish_seconds=0.9, at_once=False)
+
+    for _ in range(2):
+        told()
+        assert ask(traffic) == "go"
+    told()
+    permit = traffic.enter("i", "s", limit=None, lease_seconds=5)
+    assert permit.state == "down"
+    assert 0.5 < permit.wait_seconds <= 0.9, "longer than the longest pause"
+
+
 def test_an_index_that_wishes_to_be_left_alone_is(make: Make) -> None:
     traffic = make()
     fail(traffic, wish=0.6)

@@ -2,7 +2,7 @@
 
 Layout of the directory::
 
-    files/ab/abcdef…        a file, named by its sha256
+    files/ab/abcdef…        a file, named by its sha256; read last at its access time, written once
     pages/ab/abcdef…        a page, see ``worker.gateway.pagefiles``
     links/…                 what was found at an address whose index promises no sha256; JSON
     locks                   what keeps two processes from fetching the same, see ``worker.gateway.locks``
@@ -45,6 +45,8 @@ MAX_FILE_BYTES = 8 * 2**30
 """Three times the largest wheels in use; a larger cache takes larger files."""
 _MAX_METADATA_BYTES = 16 * 2**20
 _KEPT_METADATA = 500
+_KEPT_METADATA_BYTES = 32 * 2**20
+"""Real ones have some kilobytes each; an index may send any."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -135,9 +137,10 @@ class FileCache:
         self._max_size_bytes = max_size_bytes
         self._link_ttl_seconds = link_ttl_seconds
         self._lock = threading.Lock()
-        self._downloads: dict[str, Download] = {}
-        self._verified: dict[str, tuple[int, int]] = {}
+        self._downloads: dict[_Flight, Download] = {}
+        self._verified: dict[str, _Identity] = {}
         self._metadata: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._metadata_bytes = 0
         self._pages = directory / "pages"
         for path in (directory, self._files, self._links, self._pages):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -203,8 +206,12 @@ class FileCache:
                 return _growing(download)
 
     def _download(self, upstream: Upstream, wanted: Wanted, link: Path) -> Download | None:
-        """Join the download of this file, or start it; None when it has just ended well."""
-        key = wanted.sha256 or link.name
+        """Join the download of this file, or start it; None when it has just ended well.
+
+        Joined by those who would ask the same index for it, under the same name: who has it from another index must
+        neither wait for this one nor be told of its failures.
+        """
+        key = _Flight(wanted.sha256 or link.name, upstream.name, upstream.asker(), wanted.filename)
         with self._lock:
             download = self._downloads.get(key)
             if download is None:
@@ -228,18 +235,18 @@ class FileCache:
     def _new_part(self) -> Path:
         return self._parts / secrets.token_hex(8)
 
-    def _run(self, key: str, download: Download, wanted: Wanted, link: Path) -> None:
+    def _run(self, key: "_Flight", download: Download, wanted: Wanted, link: Path) -> None:
         """Download, keep, and only then stop being the place to ask: nobody fetches it a second time."""
         try:
-            with download.failing(), self._locks.held(f"file {key}", download.patience_seconds):
-                # Another process may have fetched it while this one waited.
+            with download.failing(), self._locks.held(f"file {key.content} {key.asker}", download.patience_seconds):
+                # Another process may have fetched it while this one waited, or this one under another name.
                 sha256 = wanted.sha256 or self._linked(link)
                 stored = self._stored(sha256) if sha256 else None
                 if stored is None:
                     download.run(lambda sha256: self._keep(download, sha256, wanted, link))
                 else:
                     with contextlib.closing(stored):
-                        self._check_name(stored, wanted)
+                        self._checked(stored.sha256, stored.path, wanted)
                         download.adopt(stored.descriptor, stored.size_bytes)
         finally:
             with self._lock:
@@ -255,7 +262,7 @@ class FileCache:
         if download.expected_sha256 is None:
             self._write_link(link, sha256)
         with self._lock:
-            self._verified[sha256] = (status.st_ino, status.st_size)
+            self._verified[sha256] = _identity(status)
         self._added(path, status.st_size)
 
     def _added(self, path: Path, size_bytes: int) -> None:
@@ -290,11 +297,15 @@ class FileCache:
         except inside.NotThisFile as error:
             reason = f"is not what its name says: {error}"
             raise UpstreamError(ErrorKind.BROKEN_WHEEL, reason, url=shown(wanted.url)) from error
-        with self._lock:
-            self._metadata[key] = content
-            while len(self._metadata) > _KEPT_METADATA:
-                self._metadata.popitem(last=False)
+        self._remember(key, content)
         return content
+
+    def _remember(self, key: tuple[str, str], content: bytes) -> None:
+        with self._lock:
+            self._metadata_bytes += len(content) - len(self._metadata.get(key, b""))
+            self._metadata[key] = content
+            while self._metadata_bytes > _KEPT_METADATA_BYTES or len(self._metadata) > _KEPT_METADATA:
+                self._metadata_bytes -= len(self._metadata.popitem(last=False)[1])
 
     def _path(self, sha256: str) -> Path:
         return self._files / sha256[:2] / sha256
@@ -312,13 +323,13 @@ class FileCache:
             os.close(descriptor)
             path.unlink(missing_ok=True)
             return None
-        with contextlib.suppress(OSError):  # evicted meanwhile, or not ours to touch
-            os.utime(path)
+        with contextlib.suppress(OSError):  # not ours to touch
+            os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))  # only a write moves the other time
         return Stored(descriptor, status.st_size, sha256)
 
     def _sound(self, sha256: str, descriptor: int, status: os.stat_result) -> bool:
         """Compare with what was verified before; hash what this process has not verified yet."""
-        identity = (status.st_ino, status.st_size)
+        identity = _identity(status)
         with self._lock:
             if self._verified.get(sha256) == identity:
                 return True
@@ -390,6 +401,24 @@ def _growing(download: Download) -> Growing:
 
 
 @dataclass(frozen=True)
+class _Flight:
+    """What all who want it at the same time can share."""
+
+    content: str
+    index: str
+    asker: str
+    filename: str | None
+
+
+_Identity = tuple[int, int, int]
+
+
+def _identity(status: os.stat_result) -> _Identity:
+    """Return what changes when somebody writes to a file or puts another in its place."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True)
 class Entry:
     """A kept file."""
 
@@ -403,7 +432,7 @@ def entries(directory: Path) -> Iterator[Entry]:
     for path in directory.glob("??/*"):
         with contextlib.suppress(FileNotFoundError):  # evicted by another process
             status = path.stat()
-            yield Entry(status.st_mtime, status.st_size, path)
+            yield Entry(max(status.st_atime, status.st_mtime), status.st_size, path)
 
 
 def _require_own(path: Path, owner: int) -> None:

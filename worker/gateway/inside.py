@@ -1,8 +1,13 @@
 """What a file is, seen from the inside: whether it is the one that its name says, and its metadata."""
 
+import io
+import os
 import tarfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 from zipfile import ZipFile
 
 from packaging.metadata import parse_email
@@ -20,6 +25,17 @@ from bundles.archive import MAX_TEXT_BYTES, READ_ERRORS, dist_info
 
 _MAX_UNPACKED_BYTES = 2**30
 """How far into a source distribution its PKG-INFO is looked for."""
+_MAX_READ_BYTES = MAX_TEXT_BYTES
+"""At once. The directory of a wheel with the most files that one may have is as long."""
+_MAX_TAR_HEADER_BYTES = 2**20
+_TAR_HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
+"""Entries that ``tarfile`` takes into memory whole: names and attributes of the next."""
 _SOURCE_ERRORS = (*READ_ERRORS, tarfile.TarError, OSError, zlib.error)
 
 
@@ -37,7 +53,7 @@ def metadata(path: Path, filename: str) -> bytes:
         return _source(path, filename)
     try:
         name, version, *_ = parse_wheel_filename(filename)
-        with ZipFile(path) as archive:
+        with _zip(path) as archive:
             content = _metadata(archive)
     except InvalidWheelFilename as error:
         raise NotThisFile(str(error)) from error
@@ -61,8 +77,36 @@ def _source(path: Path, filename: str) -> bytes:
     return content
 
 
+@contextmanager
+def _zip(path: Path) -> Iterator[ZipFile]:
+    """Open an archive that may say anything of its own sizes."""
+    with _Frugal(io.FileIO(path)) as file, ZipFile(file) as archive:
+        yield archive
+
+
+class _Frugal(io.BufferedReader):
+    """Refuses to read more at once than a sound archive needs: ``zipfile`` takes its directory in whole."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as always. Raises ValueError."""
+        wanted = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+        if wanted > _MAX_READ_BYTES:
+            raise ValueError(f"its directory or a text in it is larger than {_MAX_READ_BYTES} bytes")
+        return super().read(wanted)
+
+
+class _TarHeader(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header as always. Raises tarfile.ReadError for one that would fill the memory."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.type in _TAR_HEADERS and found.size > _MAX_TAR_HEADER_BYTES:
+            raise tarfile.ReadError(f"a name or an attribute in it is larger than {_MAX_TAR_HEADER_BYTES} bytes")
+        return found
+
+
 def _zipped(path: Path) -> bytes:
-    with ZipFile(path) as archive:
+    with _zip(path) as archive:
         for member in archive.infolist():
             if _is_pkg_info(member.filename):
                 if member.file_size > MAX_TEXT_BYTES:
@@ -73,7 +117,7 @@ def _zipped(path: Path) -> bytes:
 
 def _tarred(path: Path) -> bytes:
     # As a stream: an archive that unpacks to much more than its size is not read on.
-    with tarfile.open(path, "r|*") as archive:
+    with tarfile.open(path, "r|*", tarinfo=_TarHeader) as archive:
         for member in archive:
             if member.isfile() and _is_pkg_info(member.name):
                 if member.size > MAX_TEXT_BYTES:

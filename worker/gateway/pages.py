@@ -47,6 +47,8 @@ _SDIST = re.compile(r"\.(?:tar\.gz|zip)$")
 """PEP 625, and the one other form that old projects have."""
 _ARCHIVE = re.compile(r"\.(?:whl|tar\.gz|zip|egg|tar\.bz2|tgz|tar\.xz|exe|msi|rpm)$")
 _QUARANTINED = "quarantined"
+_MAX_REASON_CHARACTERS = 1000
+"""Of why a file was yanked, which becomes part of messages and documents."""
 _CUTOFF_STEP_SECONDS = 60
 """Views of pages are shared by all tasks that ask within a minute, so the age is as exact as that."""
 _KEPT_VIEWS = 8
@@ -194,7 +196,9 @@ def _from_json(url: str, body: bytes) -> tuple[list[pypi_simple.DistributionPack
     if body.count(b",") > _MAX_JSON_VALUES or body.count(b"{") > _MAX_JSON_VALUES:
         raise NotSimple(f"its JSON has more values than {MAX_LINKS} files would")
     try:
-        document = json.loads(body)
+        document = json.loads(body.decode("utf-8-sig"))  # RFC 8259, 8.1; the standard library would guess
+        if b"\\ud" in body or b"\\uD" in body:
+            _require_text(document)
         # Taken out before it is validated: an index may know of a status that is not in the standard yet.
         status = _json_status(document.pop("project-status", None)) if isinstance(document, dict) else None
         return pypi_simple.ProjectPage.from_json_data(document, url).packages, status
@@ -202,6 +206,14 @@ def _from_json(url: str, body: bytes) -> tuple[list[pypi_simple.DistributionPack
         raise NotSimple(f"its JSON is not a simple page: {_first_line(error)}") from error
     except pypi_simple.UnsupportedRepoVersionError as error:
         raise NotSimple(str(error)) from error
+
+
+def _require_text(document: object) -> None:
+    """Raise ValueError for halves of characters (RFC 8259, 8.2): they can be written in JSON, and nowhere else."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half a character (an unpaired surrogate)") from None
 
 
 def _json_status(value: object) -> Status | None:
@@ -269,9 +281,9 @@ def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile |
         version=version,
         is_wheel=package.package_type == "wheel",
         hashes=_lower(package.digests),
-        size_bytes=package.size,
+        size_bytes=None if package.size is None or package.size < 0 else package.size,
         requires_python=package.requires_python,
-        yanked=(package.yanked_reason or "") if package.is_yanked else None,
+        yanked=_line(package.yanked_reason or "", _MAX_REASON_CHARACTERS) if package.is_yanked else None,
         upload_time=_utc(package.upload_time) if package.upload_time else None,
         metadata=_lower(package.metadata_digests or {}) if package.has_metadata else None,
     )

@@ -24,7 +24,7 @@ from worker.gateway.record import Incident, Progress, Project, Record, Served, S
 from worker.gateway.revalidation import Seen, seen
 from worker.gateway.shelf import Shelf
 from worker.gateway.startup import Rules
-from worker.gateway.upstream import Upstream
+from worker.gateway.upstream import GONE, Upstream
 
 _HEADERS_END = re.compile(rb"\r?\n\r?\n")
 
@@ -153,21 +153,30 @@ class Task:
         known = self._incidents.get((step, filename))
         if known is not None:
             raise Refused(known)
-        made = metadata and file.metadata is None
-        wanted = _wanted(file, metadata=metadata and not made)
-        fetch = self._cache.metadata if made else self._cache.open
-        if filename not in self._kept:
-            self._kept[filename] = self._cache.has(place.upstream, _wanted(file, metadata=False))
+        wanted = _wanted(file, metadata=metadata and file.metadata is not None)
         try:
             with self._waiting(place.upstream, project, step, filename, wanted.url):
-                content: Content = fetch(place.upstream, wanted)
-                if metadata:
-                    content = _without_description(content)
+                if filename not in self._kept:
+                    self._kept[filename] = self._cache.has(place.upstream, _wanted(file, metadata=False))
+                content = self._metadata(place.upstream, file) if metadata else self._cache.open(place.upstream, wanted)
         except UpstreamError as error:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         if not metadata:
             self._count_use(place.upstream, filename, content.size_bytes)
         return Delivery(self, project, place, file, content, step)
+
+    def _metadata(self, upstream: Upstream, file: IndexFile) -> Made:
+        """Return metadata of the index's own, or made from the wheel where it has none. Raises UpstreamError.
+
+        Some indexes repeat what another one's page says of metadata and do not have it; the wheel is what counts.
+        """
+        if file.metadata is not None:
+            try:
+                return _without_description(self._cache.open(upstream, _wanted(file, metadata=True)))
+            except UpstreamError as error:
+                if not (file.is_wheel and error.status in GONE):
+                    raise
+        return _without_description(self._cache.metadata(upstream, _wanted(file, metadata=False)))
 
     def count(self, delivery: Delivery, size_bytes: int, *, last: bool) -> None:
         """Count bytes of a wheel on their way to the client; ``last`` when they complete it."""

@@ -45,11 +45,22 @@ class TrafficWithFallback:
         return permit or self._local.enter(index, slot, limit=limit, lease_seconds=lease_seconds)
 
     def leave(
-        self, index: str, slot: str, outcome: Outcome, *, what: str = "", wish_seconds: float | None = None
+        self,
+        index: str,
+        slot: str,
+        outcome: Outcome,
+        *,
+        what: str = "",
+        wish_seconds: float | None = None,
+        at_once: bool = True,
     ) -> None:
         """See ``jobs.traffic.Traffic``."""
-        self._local.leave(index, slot, outcome, what=what, wish_seconds=wish_seconds)
-        self._ask(lambda: self._shared.leave(index, slot, outcome, what=what, wish_seconds=wish_seconds))
+
+        def tell(traffic: Traffic) -> None:
+            traffic.leave(index, slot, outcome, what=what, wish_seconds=wish_seconds, at_once=at_once)
+
+        tell(self._local)
+        self._ask(lambda: tell(self._shared))
 
     def _ask(self, question: Callable[[], _T]) -> _T | None:
         if time.monotonic() < self._away_until:

@@ -83,7 +83,7 @@ class Adapter(HTTPAdapter):
 
 
 PeerGuard = Callable[[str], None]
-"""Called with the address a connection reached, before a request is sent on it; raises to refuse it."""
+"""Called with the address a connection reached, before anything is sent on it; raises to refuse it."""
 
 
 def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
@@ -99,16 +99,14 @@ def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
     class Plain(HTTPConnection):
         response_class = Response
 
-        def connect(self) -> None:
-            super().connect()
-            _check_peer(self, guard)
+        def _new_conn(self) -> socket.socket:
+            return _checked_peer(super()._new_conn(), self, guard)
 
     class Secure(HTTPSConnection):
         response_class = Response
 
-        def connect(self) -> None:
-            super().connect()
-            _check_peer(self, guard)
+        def _new_conn(self) -> socket.socket:
+            return _checked_peer(super()._new_conn(), self, guard)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -119,14 +117,15 @@ def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
     return {"http": PlainPool, "https": SecurePool}
 
 
-def _check_peer(connection: HTTPConnection, guard: PeerGuard) -> None:
+def _checked_peer(sock: socket.socket, connection: HTTPConnection, guard: PeerGuard) -> socket.socket:
     if connection.proxy is not None:
-        return  # the peer is the proxy, which the user chose
+        return sock  # the peer is the proxy, which the user chose
     try:
-        guard(connection.sock.getpeername()[0])
+        guard(sock.getpeername()[0])
     except BaseException:
-        connection.close()
+        sock.close()
         raise
+    return sock
 
 
 class _TimedResponse(http.client.HTTPResponse):

@@ -59,7 +59,8 @@ _DOWN = {
 _LENGTH = re.compile(r"[0-9]{1,18}")
 """More digits are no length, and too many of them no number."""
 _REDIRECTS = {301, 302, 303, 307, 308}
-_GONE = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+"""What says that an index does not have something, and nothing else."""
 
 _STATUS_KINDS = {
     HTTPStatus.UNAUTHORIZED: ErrorKind.AUTHENTICATION,
@@ -155,9 +156,14 @@ class _Turn:
             self.traffic.leave(self.index, self.slot, Outcome.ANSWERED)
         elif error.kind in _DOWN and error.worth_retrying:
             wish = error.retry_after_seconds
-            wish = wish if wish is not None and wish > self.longest_own_wish_seconds else None
-            what = f"{error.kind} {error.reason}"
-            self.traffic.leave(self.index, self.slot, Outcome.FAILED, what=what, wish_seconds=wish)
+            self.traffic.leave(
+                self.index,
+                self.slot,
+                Outcome.FAILED,
+                what=f"{error.kind} {error.reason}",
+                wish_seconds=wish,
+                at_once=wish is not None and wish > self.longest_own_wish_seconds,
+            )
         else:  # it answered, if not as it should
             outcome = Outcome.ANSWERED if error.status is not None else Outcome.UNKNOWN
             self.traffic.leave(self.index, self.slot, outcome)
@@ -201,8 +207,14 @@ class Upstream:
         return f"{self._base}/{project}/"
 
     def asker(self) -> str:
-        """Return what tells answers for these credentials from answers for others. A secret."""
-        return f"{self._base} {self._authorization or ''}"
+        """Return what tells answers for these credentials from answers for others. A secret.
+
+        The way counts too: what came unverified or through one proxy is not what would come otherwise.
+        """
+        proxy = self.settings.proxy
+        way = f"{proxy.host}:{proxy.port}" if proxy else "direct"
+        trust = "unverified" if self.settings.skip_ssl else "verified"
+        return f"{self._base} {way} {trust} {self._authorization or ''}"
 
     def open(self, url: str, headers: Mapping[str, str]) -> Answer:
         """Ask once, following redirects.
@@ -416,7 +428,7 @@ def _usable(answer: Answer, headers: Mapping[str, str]) -> Answer:
     ranged = "Range" in headers
     if answer.unchanged and not _CONDITIONS.isdisjoint(headers):
         return answer
-    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in _GONE:
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES or status in GONE:
         return answer
     if ranged and status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return answer
@@ -438,7 +450,7 @@ _KNOWN = frozenset(int(status) for status in HTTPStatus)
 
 def gone(answer: Answer) -> bool:
     """Tell whether the index says that it does not have this: 404 or 410, nothing else."""
-    return answer.status in _GONE
+    return answer.status in GONE
 
 
 def _phrase(status: int) -> str:

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from jobs.errors import ErrorKind
+from tests.support.command import eventually
 from tests.support.index_server import (
     Body,
     Chunked,
@@ -182,6 +183,81 @@ def test_cut_while_the_gateway_runs(index: IndexServer, make_gateway: MakeGatewa
     assert fetch(gateway) == WHEEL
 
 
+def test_written_to_while_the_gateway_runs(index: IndexServer, make_gateway: MakeGateway, tmp_path: Path) -> None:
+    """The size stays, and the file has been verified before: only that somebody wrote to it tells."""
+    gateway = make_gateway(index_settings(index))
+    fetch(gateway)
+    with kept(tmp_path).open("r+b") as file:
+        file.seek(1000)
+        file.write(b"bad")
+    assert fetch(gateway) == fetch(gateway) == WHEEL
+    assert len(index.seen("/files/")) == 2
+
+
+def test_use_alone_is_no_reason_to_verify_again(
+    index: IndexServer, make_gateway: MakeGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (make_gateway(index_settings(index)) for _ in range(2))
+    assert fetch(one) == fetch(other) == WHEEL
+    monkeypatch.setattr("worker.gateway.cache.hashlib.file_digest", None)
+    os.utime(kept(tmp_path), ns=(0, kept(tmp_path).stat().st_mtime_ns))
+    assert fetch(one) == fetch(other) == WHEEL
+    assert kept(tmp_path).stat().st_atime_ns > 0, "it was used"
+
+
+def test_an_index_that_fails_is_not_blamed_on_another_with_the_same_file(
+    index: IndexServer, make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    other = make_index()
+    other.add(PURE, WHEEL)
+    index.misbehave("/files/", Stall(after_bytes=20))
+    gateway = make_gateway(index_settings(index, 0), index_settings(other, 1))
+    with gateway.session("pypi[0]") as first, gateway.session("pypi[1]") as second, ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(broken, first)
+        eventually(lambda: index.seen("/files/") != [])
+        assert download(second).content == WHEEL
+        assert not failing.done(), "both were under way together"
+        assert failing.result() == "short"
+        assert second.record().incidents == ()
+        [incident] = first.record().incidents
+    assert (incident.index, incident.url) == ("pypi[0]", f"{index.origin}/files/{PURE}")
+
+
+def test_another_name_of_a_file_that_is_on_its_way_is_checked_too(
+    make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index = make_index()
+    for filename in (PURE, SECOND):
+        index.add(filename, WHEEL)
+    index.misbehave("/files/", Slow(0.3))
+    with make_gateway(index_settings(index)).session() as session, ThreadPoolExecutor(1) as pool:
+        page(session)
+        right = pool.submit(download, session, PURE)
+        eventually(lambda: index.seen("/files/") != [])
+        assert broken(session, SECOND) in {"refused", "short"}
+        assert right.result().content == WHEEL
+        [incident] = session.record().incidents
+        assert [file.filename for file in session.record().files] == [PURE]
+    assert (incident.kind, "inside it is demo 1.0" in incident.message) == (ErrorKind.BROKEN_WHEEL, True)
+    assert len(index.seen("/files/")) == 1
+
+
+def test_metadata_in_memory_has_a_bound(
+    make_index: MakeIndex, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.gateway.cache._KEPT_METADATA_BYTES", 1000)
+    index = make_index()
+    names = [f"demo-{number}.0-py3-none-any.whl" for number in range(1, 9)]
+    for number, filename in enumerate(names, 1):
+        index.add(filename, tiny_wheel("demo", f"{number}.0", requires=("needed>=1",) * 10))
+    gateway = make_gateway(index_settings(index))
+    with gateway.session() as session:
+        for filename in names * 2:
+            assert b"needed>=1" in download(session, f"{filename}.metadata").content
+    known = gateway.cache._metadata  # noqa: SLF001 - nothing but memory tells
+    assert 0 < sum(map(len, known.values())) <= 1000
+
+
 def test_without_a_promised_hash(make_index: MakeIndex, make_gateway: MakeGateway, tmp_path: Path) -> None:
     index = make_index()
     index.add(PURE, WHEEL, sha256=None)
@@ -335,6 +411,19 @@ def test_no_metadata_is_offered_of_a_wheel_that_is_here(make_index: MakeIndex, m
         assert download(second, f"{PURE}.metadata").content.startswith(b"Metadata-Version")  # for whoever asks
         assert second.seen() == told
     assert index.requests == []
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_metadata_that_a_page_promises_and_the_index_lacks_is_made(
+    status: int, make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index = make_index()
+    index.add(PURE, WHEEL, metadata=b"Name: demo\n")
+    index.misbehave(f"/files/{PURE}.metadata", Status(status))
+    with make_gateway(index_settings(index)).session() as session:
+        page(session)
+        assert b"Version: 1.0" in download(session, f"{PURE}.metadata").content
+        assert session.record().incidents == ()
 
 
 def test_metadata_that_is_not_what_was_promised(make_index: MakeIndex, make_gateway: MakeGateway) -> None:

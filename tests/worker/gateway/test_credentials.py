@@ -131,20 +131,25 @@ def test_not_led_to_this_machine(make_index: MakeIndex, make_gateway: MakeGatewa
     assert secret_service.seen() == []
 
 
-def test_not_led_to_this_machine_by_a_name(make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names resolve to what their owner likes, so the address that was reached decides."""
-    service = make_index()
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_not_led_to_this_machine_by_a_name(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names resolve to what their owner likes, so the address that was reached decides, before a byte is sent to it."""
     resolve = socket.getaddrinfo
 
     def resolved(host: str, *rest: Any, **options: Any) -> Any:
         return resolve("127.0.0.1" if host == "rebound.test" else host, *rest, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolved)
-    upstream = Upstream(index_settings(service, url="http://index.invalid/simple"), retries=QUICK)
-    with pytest.raises(UpstreamError, match="leads to this machine"):
-        upstream.open(service.origin.replace("127.0.0.1", "rebound.test"), {})
-    upstream.close()
-    assert service.seen() == []
+    settings = IndexSettings(name="pypi[0]", url="http://index.invalid/simple", connect_timeout_seconds=5)
+    upstream = Upstream(settings, retries=QUICK)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        with pytest.raises(UpstreamError, match="leads to this machine"):
+            upstream.open(f"{scheme}://rebound.test:{service.getsockname()[1]}/", {})
+        upstream.close()
+        connection, _ = service.accept()
+        with connection:
+            connection.settimeout(10)
+            assert connection.recv(1) == b""
 
 
 @pytest.mark.parametrize(

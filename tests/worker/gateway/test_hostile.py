@@ -67,6 +67,32 @@ def test_json_that_takes_more_memory_than_there_is() -> None:
 
 
 @pytest.mark.parametrize(
+    "hostile",
+    [
+        json.dumps(file(url="http://index.example/\ud800.whl")).encode(),
+        json.dumps(file(yanked="\ud800")).encode(),
+        json.dumps(file() | {"requires-python": "\udfff"}).encode().upper().replace(b"\\U", b"\\u"),
+        json.dumps(file(yanked="x")).encode().replace(b'"x"', b'"\xed\xa0\x80"'),
+        json.dumps(file()).encode().decode().encode("utf-16"),
+    ],
+)
+def test_what_is_no_text_is_said_to_be_so(hostile: bytes) -> None:
+    with pytest.raises(NotSimple, match="its JSON is not a simple page"):
+        read("demo", URL, JSON_TYPE, b'{"meta":{"api-version":"1.0"},"name":"demo","files":[' + hostile + b"]}")
+
+
+def test_what_a_page_says_of_a_file_is_bounded_and_plain() -> None:
+    files = [file(yanked="\x1b[31mred\n" + "x" * 5000, size=-1), file("demo-2.0-py3-none-any.whl", yanked="\U0001f642")]
+    body = json.dumps({"meta": {"api-version": "1.0"}, "name": "demo", "files": files}).encode()
+    [first, second] = read("demo", URL, JSON_TYPE, body).files
+    assert first.yanked is not None
+    assert first.yanked.startswith("[31mred xxx")
+    assert len(first.yanked) <= 1000
+    assert first.size_bytes is None
+    assert second.yanked == "\U0001f642"
+
+
+@pytest.mark.parametrize(
     "filename",
     [
         "demo-1.0-{0}-{0}-{0}.whl".format(".".join(f"a{number}" for number in range(30))),

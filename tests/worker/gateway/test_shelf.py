@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,18 @@ def test_who_asks_with_other_credentials_gets_a_page_of_his_own(
     assert b"Bearer" not in kept
 
 
+@pytest.mark.parametrize("other", [{"skip_ssl": True}, {"proxy": {"host": "127.0.0.1", "port": "PORT"}}])
+def test_what_came_another_way_is_another_page(
+    other: dict[str, Any], index: IndexServer, make_gateway: MakeGateway
+) -> None:
+    """Whoever stood in the way of an unverified request must not decide what a verified one is answered."""
+    if "proxy" in other:
+        other = {"proxy": {"host": "127.0.0.1", "port": index.origin.rpartition(":")[2]}}
+    assert offered(make_gateway(index_settings(index, **other))) == [PURE]
+    assert offered(make_gateway(index_settings(index))) == [PURE]
+    assert len(index.seen()) == 2
+
+
 def _flip(content: bytes) -> bytes:
     return content.replace(b"demo-1.0", b"demo-6.6")
 
@@ -213,6 +226,7 @@ def test_two_processes_fetch_once(index: IndexServer, tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from worker.gateway.locks import KeyLocks
 with KeyLocks(Path(sys.argv[1])).held("a", 1) as mine:
     print(mine, flush=True)

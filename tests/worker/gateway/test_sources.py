@@ -1,13 +1,17 @@
 """Source distributions on their way: as real servers send them, and whether they are what their names say."""
 
+import gzip
 import io
+import struct
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from bundles.archive import MAX_TEXT_BYTES
 from config.settings import IndexSettings
 from jobs.errors import ErrorKind
 from tests.support.command import free_port
@@ -23,6 +27,7 @@ from tests.worker.gateway.conftest import (
     page,
     tiny_wheel,
 )
+from worker.gateway.inside import NotThisFile, metadata
 from worker.gateway.startup import Rules
 
 ALLOWED = Rules(sdists="allow")
@@ -101,6 +106,40 @@ def test_another_package_inside_a_right_name(
         assert session.record().files == ()
     assert (incident.kind, incident.attempts, incident.step) == (ErrorKind.BROKEN_WHEEL, 1, "file")
     assert says in incident.message
+
+
+def directory_bomb() -> bytes:
+    """An archive of nothing but its directory: a reader makes an object of some hundred bytes of each 47."""
+    entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"x"
+    entries = entry * (MAX_TEXT_BYTES // len(entry) + 1)
+    return entries + b"PK\5\6" + bytes(8) + struct.pack("<LLH", len(entries), 0, 0)
+
+
+def attribute_bomb() -> bytes:
+    """A tar archive with an attribute of 64 MB, which packs to some kilobytes."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 64_000_000
+    return gzip.compress(header.tobuf() + bytes(header.size))
+
+
+@pytest.mark.parametrize(
+    ("filename", "body", "says"),
+    [
+        (PURE, directory_bomb(), "not a readable wheel: its directory"),
+        ("demo-1.0.zip", directory_bomb(), "not a readable source distribution: its directory"),
+        (SOURCE, attribute_bomb(), "a name or an attribute in it is larger"),
+    ],
+)
+def test_an_archive_that_would_fill_the_memory(filename: str, body: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / filename
+    path.write_bytes(body)
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotThisFile, match=says):
+            metadata(path, filename)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
