@@ -532,6 +532,11 @@ def _translated(url: str, *, in_body: bool) -> Iterator[None]:
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         kind, reason = _read_body_error(error) if in_body else _read_error(error)
         raise UpstreamError(kind, reason, url=shown(url), worth_retrying=_again(kind, error)) from error
+    except ValueError as error:
+        if not in_body:
+            raise
+        # urllib3 takes a negative size of a chunk for one, and stumbles over it.
+        raise UpstreamError(ErrorKind.TRUNCATED, f"the body broke off: {error}", url=shown(url)) from error
 
 
 def _again(kind: ErrorKind, error: BaseException) -> bool | None:

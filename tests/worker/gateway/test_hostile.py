@@ -66,6 +66,28 @@ def test_json_that_takes_more_memory_than_there_is() -> None:
         read("demo", URL, JSON_TYPE, body)
 
 
+class Chunks:
+    """Announces chunks, and sends this."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def play(self, exchange: Exchange) -> None:
+        exchange.send(200, {"Content-Type": "text/html", "Transfer-Encoding": "chunked"}, None)
+        exchange.write(self.raw)
+        exchange.hang_up()
+
+
+@pytest.mark.parametrize("raw", [b"-5\r\nxx\r\n", b"f" * 40 + b"\r\nxx\r\n", b"5" * 200_000, b"\0\r\n", b""])
+def test_chunks_that_are_none_break_the_body(raw: bytes, make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    index.misbehave("/simple/demo/", Chunks(raw))
+    with make_gateway(index_settings(index)).session() as session:
+        assert page(session).status_code == 502
+        [incident] = session.record().incidents
+    assert (incident.kind, incident.attempts) == (ErrorKind.TRUNCATED, 2)
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
