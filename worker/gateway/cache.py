@@ -62,6 +62,8 @@ class Wanted:
     size_bytes: int | None
     filename: str | None = None
     """The name of a wheel or a source distribution, which must hold what it says; None for anything else."""
+    other_digest: tuple[str, str] | None = None
+    """Algorithm and digest, where the page promises no sha256 but another one that can be computed."""
     is_metadata: bool = False
 
 
@@ -225,6 +227,7 @@ class FileCache:
                     self._new_part(),
                     max_bytes=_MAX_METADATA_BYTES if wanted.is_metadata else max(self._max_size_bytes, MAX_FILE_BYTES),
                     packed=wanted.filename is not None and wanted.filename.endswith(".gz"),
+                    other_digest=wanted.other_digest,
                 )
                 self._downloads[key] = download
                 work = (key, download, wanted, link)
@@ -341,8 +344,8 @@ class FileCache:
         return True
 
     def _link(self, upstream: Upstream, wanted: Wanted) -> Path:
-        """Where it is noted what an address held, apart for each index and credentials."""
-        asked = f"{upstream.name} {upstream.asker()} {wanted.url}"
+        """Where it is noted what an address held, apart for each index, credentials and what was promised."""
+        asked = f"{upstream.name} {upstream.asker()} {wanted.url} {wanted.other_digest or ''}"
         return self._links / hashlib.sha256(asked.encode()).hexdigest()
 
     def _linked(self, link: Path) -> str | None:

@@ -36,10 +36,12 @@ class Download:
         *,
         max_bytes: int,
         packed: bool = False,
+        other_digest: tuple[str, str] | None = None,
     ) -> None:
         """``max_bytes`` is what is taken in at most, whatever the index says or does not say of the size.
 
         ``packed`` is a file that is compressed by itself, and stays so whatever the index says of its encoding.
+        ``other_digest`` is what it must have by another algorithm than sha256.
         """
         self.path = path
         self._max_bytes = max_bytes
@@ -55,6 +57,9 @@ class Download:
         self._verified = False
         self._error: UpstreamError | None = None
         self._hash = hashlib.sha256()
+        self._other_digest = other_digest
+        # Not for security where the algorithm is weak: it is what the index has.
+        self._other_hash = other_digest and hashlib.new(other_digest[0], usedforsecurity=False)
         self._holders = 1
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
@@ -157,7 +162,7 @@ class Download:
         # Identity: ranges and lengths then count the file's own bytes.
         headers = {"Accept-Encoding": "identity"}
         # Without a promised hash nothing else would tell that what comes now belongs to another file.
-        if self._received and (self.expected_sha256 or self._validator):
+        if self._received and (self.expected_sha256 or self._other_digest or self._validator):
             headers["Range"] = f"bytes={self._received}-"
             headers |= {"If-Range": self._validator} if self._validator else {}
         answer = self._upstream.open(self._url, headers)
@@ -224,6 +229,8 @@ class Download:
         while written < len(data):
             written += os.pwrite(self._descriptor, data[written:], self._received + written)
         self._hash.update(data)
+        if self._other_hash:
+            self._other_hash.update(data)
         with self._changed:
             self._received += len(data)
             self._changed.notify_all()
@@ -240,6 +247,13 @@ class Download:
                 ErrorKind.HASH_MISMATCH,
                 f"sent a file with sha256 {actual}, but its page promises {self.expected_sha256}",
             )
+        if self._other_digest and self._other_hash:
+            name, promised = self._other_digest
+            if self._other_hash.hexdigest() != promised:
+                found = self._other_hash.hexdigest()
+                raise self._error_of(
+                    ErrorKind.HASH_MISMATCH, f"sent a file with {name} {found}, but its page promises {promised}"
+                )
         return actual
 
     def _error_of(

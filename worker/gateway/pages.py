@@ -43,6 +43,8 @@ _HTML_TYPES = {HTML_TYPE, "text/html", "application/xhtml+xml"}
 _SOUND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
 _DIGEST = re.compile(r"[0-9a-fA-F]+")
 _SHA256_DIGITS = 64
+_OTHER_ALGORITHMS = ("sha512", "sha384", "sha224", "sha1", "md5")
+"""What else installers compare (PEP 503), the best first."""
 _SDIST = re.compile(r"\.(?:tar\.gz|zip)$")
 """PEP 625, and the one other form that old projects have."""
 _ARCHIVE = re.compile(r"\.(?:whl|tar\.gz|zip|egg|tar\.bz2|tgz|tar\.xz|exe|msi|rpm)$")
@@ -75,6 +77,11 @@ class IndexFile:
     def sha256(self) -> str | None:
         """The promised digest, if the index promises one that is worth it."""
         return self.hashes.get("sha256")
+
+    @property
+    def other_digest(self) -> tuple[str, str] | None:
+        """The best of the other digests that can be computed here, with its algorithm."""
+        return next(((name, self.hashes[name]) for name in _OTHER_ALGORITHMS if name in self.hashes), None)
 
     @property
     def has_metadata(self) -> bool:

@@ -356,7 +356,8 @@ def _served(delivery: Delivery) -> Served:
 
 def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
     if not metadata:
-        return Wanted(file.url, file.sha256, file.size_bytes, filename=file.filename)
+        digest = None if file.sha256 else file.other_digest
+        return Wanted(file.url, file.sha256, file.size_bytes, filename=file.filename, other_digest=digest)
     return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None, is_metadata=True)
 
 

@@ -271,6 +271,26 @@ def test_without_a_promised_hash(make_index: MakeIndex, make_gateway: MakeGatewa
         assert session.record().files[0].sha256 is None
 
 
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha224", "sha384", "sha512"])
+def test_other_digests_are_verified_and_what_is_wrong_is_not_kept(
+    algorithm: str, make_index: MakeIndex, make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    """Otherwise the file would be served until its note is old, and each job told that the index is wrong."""
+    index = make_index(forms=("html",))
+    digest = hashlib.new(algorithm, WHEEL).hexdigest()
+    index.add(PURE, WHEEL, url=f"{index.origin}/files/{PURE}#{algorithm}={digest}", sha256=None)
+    index.misbehave("/files/", Body(WHEEL.replace(b"demo/filler", b"demo/FILLER")), times=1)
+    gateway = make_gateway(index_settings(index))
+    with gateway.session() as session:
+        assert page(session).json()["files"][0]["hashes"] == {algorithm: digest}
+        assert broken(session) == "short"
+        [incident] = session.record().incidents
+    assert (incident.kind, f"its page promises {digest}" in incident.message) == (ErrorKind.HASH_MISMATCH, True)
+    assert not list((tmp_path / "cache" / "files").glob("*/*"))
+    assert fetch(gateway) == fetch(gateway) == WHEEL
+    assert len(index.seen("/files/")) == 2
+
+
 def test_without_a_hash_another_user_fetches_for_himself(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index = make_index()
     index.add(PURE, WHEEL, sha256=None)
