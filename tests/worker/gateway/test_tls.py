@@ -12,6 +12,9 @@ from worker.gateway.transport import TrustError, tls_context
 
 WHEEL = tiny_wheel("demo", "1.0")
 
+PATIENT = {"connect_timeout_seconds": 30}
+"""What is proved here is trust, however slow the handshakes are."""
+
 
 @pytest.fixture
 def authority() -> Authority:
@@ -26,7 +29,7 @@ def secured(authority: Authority, make_index: MakeIndex) -> IndexServer:
 
 
 def test_unknown_authority(secured: IndexServer, make_gateway: MakeGateway) -> None:
-    with make_gateway(index_settings(secured)).session() as session:
+    with make_gateway(index_settings(secured, **PATIENT)).session() as session:
         assert page(session).status_code == 502
         [incident] = session.record().incidents
     assert (incident.kind, incident.attempts) == (ErrorKind.TLS, 1)
@@ -49,7 +52,7 @@ def test_authority_named_by_the_environment(
     secured: IndexServer, authority: Authority, make_gateway: MakeGateway, tmp_path: Path
 ) -> None:
     bundle = authority.write(tmp_path / "ca.pem")
-    with make_gateway(index_settings(secured), ca_bundle=bundle).session() as session:
+    with make_gateway(index_settings(secured, **PATIENT), ca_bundle=bundle).session() as session:
         assert page(session).status_code == 200
         assert download(session).content == WHEEL
 
@@ -59,7 +62,7 @@ def test_skip_ssl_is_for_one_index(
 ) -> None:
     other = make_index(tls=authority.context())
     other.add("other-1.0-py3-none-any.whl", WHEEL)
-    gateway = make_gateway(index_settings(secured, skip_ssl=True), index_settings(other, 1))
+    gateway = make_gateway(index_settings(secured, skip_ssl=True, **PATIENT), index_settings(other, 1, **PATIENT))
     with gateway.session() as session:
         assert page(session).status_code == 200
         assert download(session).content == WHEEL
@@ -75,7 +78,7 @@ def test_a_redirect_out_of_tls_is_not_followed(
     plain.add(PURE, WHEEL)
     secured.misbehave("/simple/", Redirect(lambda path: plain.origin + path))
     bundle = authority.write(tmp_path / "ca.pem")
-    with make_gateway(index_settings(secured), ca_bundle=bundle).session() as session:
+    with make_gateway(index_settings(secured, **PATIENT), ca_bundle=bundle).session() as session:
         page(session)
         [incident] = session.record().incidents
     assert "without TLS" in incident.message
