@@ -14,6 +14,7 @@ index. One that has no root and only other projects is used with ``skipValidateC
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -45,6 +46,7 @@ KNOWN_PROJECTS = ("moderne-visualizations-misc", "pip")
 """What is asked for where neither the root nor ``PROJECT`` is there."""
 
 _ASK_AGAIN_SECONDS = 0.5
+_ENDING_SECONDS = 0.1
 _PASSING = {ErrorKind.CONNECTION, ErrorKind.SERVER_ERROR, ErrorKind.TRUNCATED}
 _BEHIND_A_PROXY = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
 _PROXY_VARIABLES = ("https_proxy", "http_proxy", "all_proxy")
@@ -87,6 +89,8 @@ def look_at_index(
         return _judge(failure, page.result(), root.result, lambda: _has_known_project(upstream))
     finally:
         upstream.close()
+        # Where the page said enough, the root may still be asked for. It ends now, unless its name is looked up.
+        wait([root], _ENDING_SECONDS)
 
 
 def _asked(ask: Callable[[], _T]) -> _T | UpstreamError:

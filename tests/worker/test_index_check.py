@@ -1,5 +1,6 @@
 """What a look at an index finds: each step that can fail, at real servers."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from pydantic import SecretStr
 
 from config.settings import IndexSettings, Proxy
 from jobs.errors import ErrorKind
-from tests.support.command import free_port
+from tests.support.command import eventually, free_port
 from tests.support.index_server import (
     LOGIN_PAGE,
     Authority,
@@ -129,6 +130,14 @@ def test_a_root_that_fails_is_no_harm_when_pages_work(index: IndexServer, fault:
     index.misbehave(PAGE, Status(404))
     index.misbehave("/simple/", fault)
     assert look_at_index(settings(index.url)).holds
+
+
+def test_a_root_that_nobody_waits_for_is_not_asked_any_longer(index: IndexServer) -> None:
+    before = set(threading.enumerate())
+    index.misbehave(PAGE, Status(401))
+    index.misbehave("/simple/", Stall())
+    assert look_at_index(settings(index.url, connect_timeout_seconds=60)).step == "credentials"
+    eventually(lambda: not any("(run)" in thread.name for thread in set(threading.enumerate()) - before), 20)
 
 
 def test_a_file_store_answers_403_for_what_it_does_not_have(index: IndexServer) -> None:

@@ -4,16 +4,20 @@ requests and urllib3 limit single receives only: an index that sends a byte now 
 Here the limit sits below them, in what the HTTP parser reads from, and counts for headers and body as a whole.
 """
 
+import contextlib
+import errno
 import http.client
 import io
+import os
 import socket
 import ssl
+import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import truststore
 import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -40,10 +44,34 @@ def tls_context(*, skip_ssl: bool, ca_bundle: Path | None) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    trusted = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _trust_system(trusted)
     if ca_bundle is not None:
         _trust(trusted, ca_bundle)
     return trusted
+
+
+_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # later ones
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+)
+
+
+def _trust_system(context: ssl.SSLContext) -> None:
+    """Trust whom OpenSSL trusts by itself; a Python from elsewhere may look where this distribution has nobody.
+
+    Read once for each index, since that costs more than all else that a connection takes. Not with truststore, which
+    reads them for each connection, and has each wait until the handshakes of the others are done, however they hang.
+    """
+    context.set_default_verify_paths()
+    by_hash = ssl.get_default_verify_paths().capath  # looked into when there is somebody to find
+    if context.get_ca_certs() or (by_hash and os.access(by_hash, os.R_OK) and any(Path(by_hash).iterdir())):
+        return
+    for place in filter(Path.is_file, map(Path, _AUTHORITIES)):
+        context.load_verify_locations(place)
+        return
 
 
 def _trust(context: ssl.SSLContext, ca_bundle: Path) -> None:
@@ -62,8 +90,11 @@ class Adapter(HTTPAdapter):
     """Sends requests over connections with deadlines, trusting whom its context trusts and nobody else."""
 
     def __init__(self, context: ssl.SSLContext, body_seconds: float, guard: "PeerGuard") -> None:
+        """``context`` is this adapter's own."""
         self._context = context
-        self._pools = _timed_pools(body_seconds, guard)
+        self._sockets = _Sockets()
+        context.sslsocket_class = _tls_sockets(self._sockets)
+        self._pools = _timed_pools(body_seconds, guard, self._sockets)
         super().__init__(pool_connections=_POOLS, pool_maxsize=_CONNECTIONS)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:  # noqa: ANN401, FBT001, FBT002 - the signature is requests'
@@ -81,12 +112,64 @@ class Adapter(HTTPAdapter):
         """Leave trust to the context. requests would add certifi's authorities to it."""
         conn.cert_reqs = self._context.verify_mode
 
+    def close(self) -> None:
+        """Close all connections, also those on which somebody waits: whoever does gets an error. For good."""
+        self._sockets.end()
+        super().close()
+
+
+class _Sockets:
+    """The sockets that are open, so that what is on its way can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._ended = False
+
+    def add(self, sock: socket.socket) -> None:
+        """Remember one. Raises OSError when all of them have been ended: then it is the caller's to close."""
+        with self._lock:
+            if self._ended:
+                raise ConnectionAbortedError(errno.ECONNABORTED, "the connection is not wanted any more")
+            self._open.add(sock)
+
+    def end(self) -> None:
+        """End the conversation on each; whoever owns one closes it."""
+        with self._lock:
+            self._ended = True
+            for sock in self._open:
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's, which changes what others are using
+
+
+def _tls_sockets(sockets: _Sockets) -> type[ssl.SSLSocket]:
+    """Make the class of an adapter's TLS sockets."""
+
+    class Socket(ssl.SSLSocket):
+        def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the signature is ssl's
+            sockets.add(self)
+            super().do_handshake(block)
+
+        def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+            """Close it where ssl leaves it open: the peer has reset the connection before the handshake begins.
+
+            ssl asks for data then and forgets the socket if that fails with another error than these two.
+            """
+            try:
+                return super().recv(buflen, flags)
+            except OSError as error:
+                if self.version() is None and error.errno not in {errno.ENOTCONN, errno.EINVAL}:
+                    self.close()
+                raise
+
+    return Socket
+
 
 PeerGuard = Callable[[str], None]
 """Called with the address a connection reached, before anything is sent on it; raises to refuse it."""
 
 
-def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
+def _timed_pools(body_seconds: float, guard: PeerGuard, sockets: _Sockets) -> Pools:
     """Make connection pools whose bodies have a deadline.
 
     A connection finds its classes by attributes of classes, hence classes made here. Until the headers are
@@ -100,13 +183,13 @@ def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
-            return _checked_peer(super()._new_conn(), self, guard)
+            return _checked(super()._new_conn(), self, guard, sockets)
 
     class Secure(HTTPSConnection):
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
-            return _checked_peer(super()._new_conn(), self, guard)
+            return _checked(super()._new_conn(), self, guard, sockets)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -117,11 +200,11 @@ def _timed_pools(body_seconds: float, guard: PeerGuard) -> Pools:
     return {"http": PlainPool, "https": SecurePool}
 
 
-def _checked_peer(sock: socket.socket, connection: HTTPConnection, guard: PeerGuard) -> socket.socket:
-    if connection.proxy is not None:
-        return sock  # the peer is the proxy, which the user chose
+def _checked(sock: socket.socket, connection: HTTPConnection, guard: PeerGuard, sockets: _Sockets) -> socket.socket:
     try:
-        guard(sock.getpeername()[0])
+        sockets.add(sock)
+        if connection.proxy is None:  # else the peer is the proxy, which the user chose
+            guard(sock.getpeername()[0])
     except BaseException:
         sock.close()
         raise

@@ -298,7 +298,7 @@ class Upstream:
         raise AssertionError("itertools.count does not end")
 
     def close(self) -> None:
-        """Close the pooled connections."""
+        """Close all connections, for good. Requests that are on their way end with an UpstreamError."""
         self._http.close()
 
     def _session(self, context: ssl.SSLContext) -> requests.Session:
