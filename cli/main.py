@@ -1,6 +1,7 @@
 """The ``vizfetch`` command."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,12 +37,16 @@ class _Commands(TyperGroup):
 def _settings_first(called: Invocation) -> Iterator[None]:
     try:
         yield
-    except TyperException:
+    except TyperException as error:
         from config.sources import require_values
 
-        # Its message may repeat a word, which is a secret when it stands apart from its name.
+        # Its message may repeat a word, which is a secret when it stands apart from its name, or holds one.
         require_values(called.arguments)
+        error.message = _VALUE.sub("=…", error.message)
         raise
+
+
+_VALUE = re.compile("(?<![=<>!~])=(?!=).*", re.DOTALL)
 
 
 app = typer.Typer(

@@ -130,13 +130,16 @@ def _has_form(argument: str) -> bool:
 def _is_misplaced(argument: str) -> bool:
     """Whether an argument looks like a setting in a form that arguments do not have.
 
-    A requirement is none: ``moderne_visualizations_misc==2.0`` has no ``agent`` in it.
+    A requirement is none: ``moderne_visualizations_misc==2.0`` has no ``agent`` in it. Dashes may have become others
+    where text is written, and quotes a part of the argument.
     """
     found = _MISPLACED.match(argument)
-    return bool(found and is_ours(found[1], for_certain=True))
+    return bool(found and is_ours(found["name"], for_certain=True))
 
 
-_MISPLACED = re.compile(r"(?:-{1,2}|-D)?([a-z][\w.\[\]-]*)(?:=(?!=)|[^\w.\[\]=-]|$)", re.IGNORECASE)
+_MISPLACED = re.compile(
+    r"(?P<lead>\W+D|\W*)(?P<name>[a-z][\w.\[\]-]*)(?:=(?!=)|[^\w.\[\]=-]|$)", re.IGNORECASE | re.DOTALL
+)
 
 
 def is_setting(variable: str) -> bool:
@@ -150,13 +153,18 @@ def from_arguments(arguments: Iterable[str]) -> Iterator[Written]:
         written, equals, value = argument.partition("=")
         source = SYSTEM_PROPERTIES if argument.startswith("-D") else ARGUMENTS
         misplaced = not _has_form(argument)
-        name = re.sub("^(-D|-{0,2})", "", written)
+        lead = _MISPLACED.match(argument) if misplaced else re.match("(?P<lead>-D|--)", argument)
+        assert lead  # noqa: S101 - else it would be no argument of ours
+        name = written[len(lead["lead"]) :]
+        written = written if lead["lead"] in {"-", "--", "-D"} else name
         yield Written(source, written, name, value if equals else None, misplaced=misplaced)
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[Written]:
     """Read the variables that belong to the platform, and ``TMPDIR``."""
     for name, value in environment.items():
+        if _is_service_port(name, environment):
+            continue
         if is_setting(name):
             yield Written(ENVIRONMENT, name, name, value)
         elif name == TMPDIR_VARIABLE:
@@ -221,7 +229,17 @@ def _is_service_link(item: Written) -> bool:
         return False
     if re.search(r"_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?$", item.name):
         return True
-    return item.name.endswith("_PORT") and bool(re.match("(tcp|udp|sctp)://", item.value or ""))
+    return item.name.endswith("_PORT") and _names_a_service(item.value or "")
+
+
+def _is_service_port(name: str, environment: Mapping[str, str]) -> bool:
+    """Whether Kubernetes made this variable for a service. It may be called like a setting, such as ``redis.port``."""
+    made = name.endswith("_PORT") and f"{name.removesuffix('_PORT')}_SERVICE_HOST" in environment
+    return made and _names_a_service(environment[name])
+
+
+def _names_a_service(value: str) -> bool:
+    return bool(re.match("(tcp|udp|sctp)://", value))
 
 
 def _without(secrets: Sequence[str], problem: Problem) -> Problem:

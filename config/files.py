@@ -4,6 +4,7 @@ Scalars are taken as the text that stands in the file, never converted: a passwo
 Parser messages quote the text, so they are replaced by the line alone.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,7 +108,9 @@ class _Walk:
                 for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     yield from self._merged(merged, prefix, depth + 1, known)
             else:
-                yield from self._node(value, f"{prefix}{key.value}", depth)
+                # A number in brackets, as Spring writes the names of a list's members, has no dot before it.
+                place = prefix.removesuffix(".") if re.fullmatch(r"\[[0-9]+\]", key.value) else prefix
+                yield from self._node(value, f"{place}{key.value}", depth)
 
     def _merged(self, node: yaml.Node, prefix: str, depth: int, known: set[str]) -> Iterator[Written]:
         """Yield what ``<<`` brings in: keys of the mapping itself win, then earlier mappings (YAML's merge type)."""

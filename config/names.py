@@ -341,8 +341,8 @@ def nearest(name: str, style: Style) -> str:
 
 
 def similar(one: str, other: str) -> bool:
-    """Whether one word is the other with a slip or two in it."""
-    return _similarity(one[:40], other) >= _A_SLIP_OF_A_SHORT_WORD
+    """Whether one word is the other with a slip or two in it, or with its letters in another order."""
+    return sorted(one) == sorted(other) or _similarity(one[:40], other) >= _A_SLIP_OF_A_SHORT_WORD
 
 
 def with_smaller_numbers(name: str) -> str:

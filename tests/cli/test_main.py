@@ -44,6 +44,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("worker", f"--modern{PASSWORD[9:]}={SECRET}"),
         ("submit", "acme", f"--modern{PASSWORD[9:]}", SECRET),
         ("config", "--migrate", "--show-secrets", PASSWORD, SECRET),
+        ("worker", f"\u2014{PASSWORD[2:]}={SECRET}"),
+        ("worker", f"\u2013D{PASSWORD[2:]}={SECRET}"),
+        ("worker", f"\u2014{PASSWORD[2:]}", SECRET),
+        ("worker", f"'{PASSWORD}={SECRET}'"),
+        ("submit", "acme", f"\u201c{PASSWORD}={SECRET}\u201d"),
+        ("config", f" {PASSWORD}={SECRET}"),
     ],
 )
 def test_a_secret_that_stands_apart_from_its_name_is_not_repeated(
@@ -62,6 +68,12 @@ def test_a_switch_without_a_value_does_not_eat_the_command(capsys: pytest.Captur
 def test_a_usage_error_is_one_where_the_settings_are_written_well(capsys: pytest.CaptureFixture[str]) -> None:
     code, text = told(capsys, "worker", "--moderne.agent.pypi[0].url=https://a", "--nonsense")
     assert (code, "No such option" in text) == (2, True)
+
+
+def test_a_usage_error_does_not_repeat_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = told(capsys, "worker", f"pypi[0].password={SECRET} {SECRET}")
+    assert (code, "pypi[0].password=…" in text) == (2, True)
+    assert "acme==1.0" in told(capsys, "worker", "acme==1.0")[1]
 
 
 def test_credentials_that_are_not_ascii_in_a_locale_that_knows_only_that(tmp_path: Path) -> None:

@@ -216,6 +216,16 @@ def test_variables_that_kubernetes_makes_for_a_service_are_left_alone() -> None:
     assert only_problem(environment={f"{service}PORT": "8080"}).message.endswith("_API_PORT?")
 
 
+def test_nor_do_they_become_settings_when_a_service_has_the_name_of_one() -> None:
+    """As ``moderne-agent-visualization-redis`` has."""
+    service, link = "MODERNE_AGENT_VISUALIZATION_", "tcp://10.0.0.1:6379"
+    hosts = {f"{service}REDIS_SERVICE_HOST": "10.0.0.1", f"{service}API_SERVICE_HOST": "10.0.0.2"}
+    links = {f"{service}REDIS_PORT": link, f"{service}API_PORT": link, f"{service}REDIS_PORT_6379_TCP": link, **hosts}
+    assert plain(load([], links)) == plain(load([], {}))
+    assert load([], links | {f"{service}API_PORT": "9"}).api.port == 9
+    assert "not a whole number" in only_problem(environment={f"{service}API_PORT": link}).message
+
+
 def test_java_temporary_directory() -> None:
     assert load(["-Djava.io.tmpdir=/scratch"], {"TMPDIR": "/c"}).temporary_directory == Path("/scratch")
     assert load([], {"TMPDIR": "/scratch"}).temporary_directory == Path("/scratch")
@@ -332,6 +342,10 @@ def test_a_command_is_no_value() -> None:
         ("--modern.agent.pypi[0].password=planted", "--moderne.agent.pypi[0].password=value"),
         ("-Dmoderne_agent_visualization_api_token=planted", "--moderne.agent.visualization.api.token=value"),
         ("--moderne_recipe_marketplace.repositories.pypi[0].uri=planted", "pypi[0].uri=value"),
+        ("\u2014moderne.agent.pypi[0].password=planted", "--moderne.agent.pypi[0].password=value"),
+        ("\u2013Dmoderne.agent.pypi[0].password=planted", "--moderne.agent.pypi[0].password=value"),
+        ("\u201c--moderne.agent.pypi[0].password=planted\u201d", "--moderne.agent.pypi[0].password=value"),
+        ("' -Dmoderne.agent.pypi[0].password=planted'", "--moderne.agent.pypi[0].password=value"),
     ],
 )
 def test_a_setting_that_is_written_as_no_argument_is(word: str, advice: str) -> None:
@@ -407,7 +421,8 @@ moderne.agent:
   pypi.0.proxy.host: proxy
   pypi[0]: {proxy.port: 3128}
   pypi:
-    1: {url: "https://b/simple", bearer_token: '0123'}
+    1: {url: "https://b/simple"}
+    "[1]": {bearer_token: '0123'}
 """
     one = load([], {}, file=written(tmp_path, nested))
     assert one.sdists == ("umap-learn", "pynndescent")
@@ -768,6 +783,7 @@ def test_a_generation_that_another_hides_is_told_too() -> None:
         ("MODERNE_AGENT_PYPI1_URL", "MODERNE_AGENT_PYPI_1_URL"),
         ("MODERNE_AGENT_PYPI_0_0_URL", "MODERNE_AGENT_PYPI_0_URL"),
         ("MODERNE_AGENT_PYPI", "MODERNE_AGENT_PYPI_0_URL"),
+        ("MODERNE_AGENT_PIPY_0_URL", "MODERNE_AGENT_PYPI_0_URL"),
         ("MODERNE_AGENT_VISUALIZATION_USEONLYCONFIGURE", "MODERNE_AGENT_VISUALIZATION_USEONLYCONFIGURED"),
         ("MODERNE_AGENT_VISUALISATION_API_PORT", "MODERNE_AGENT_VISUALIZATION_API_PORT"),
         (
