@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from config import redis_url as redis_urls
 from config.durations import format_duration, parse_duration
@@ -176,6 +176,8 @@ def redis_url(text: str) -> str:
         raise ValueError("must not hold '#'; percent-encode it as %23")
     redis_urls.check_options(parts)
     if parts.scheme == "unix":
+        if not re.fullmatch(r"unix://([^/@]*@)?/.+", text):
+            raise ValueError("must name a socket; write unix:///run/redis.sock")
         return text
     _require_host(parts)
     if not re.fullmatch(r"(/[0-9]{0,9})?", parts.path):
@@ -211,6 +213,7 @@ def storage_uri(text: str) -> str:
         raise ValueError("must end with its path; remove what follows '?' or '#'")
     if parts.scheme == "file" and (parts.netloc not in {"", "localhost"} or not parts.path.startswith("/")):
         raise ValueError("must hold an absolute directory; write it with three slashes: file:///directory")
+    line(unquote(parts.path))
     if parts.scheme == "s3" and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._-]+", parts.netloc):
         raise ValueError("must name a bucket; write s3://bucket/prefix")
     return text
@@ -218,7 +221,8 @@ def storage_uri(text: str) -> str:
 
 def directory(text: str) -> Path:
     """Read a directory, made absolute against the process's working directory. It need not exist yet."""
-    line(text)
+    if line(text).startswith("~"):
+        raise ValueError("begins with ~, which nobody replaces here; write the directory in full, from /")
     try:
         return Path(os.path.abspath(text))  # noqa: PTH100 - Path.absolute() keeps '..'
     except OSError:

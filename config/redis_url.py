@@ -71,7 +71,10 @@ def check_options(parts: SplitResult) -> None:
     Raises :class:`ValueError`, which names a parameter only where it cannot be a piece of a password.
     """
     known = OPTIONS[parts.scheme]
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    if len({name for name, _ in options} & set(known)) < sum(name in known for name, _ in options):
+        raise ValueError("has an option twice behind '?'; keep one of them")
+    for name, value in options:
         if name not in known:
             told = (
                 f"the option '{name}'" if re.fullmatch("[A-Za-z_]{2,32}", name) and "@" not in parts.query else "what"

@@ -131,6 +131,9 @@ def _retry(choice: Choice) -> Iterator[Problem]:
     bounds = [choice.value(field) for field in (low, high)]
     defaults = [BY_FIELD[field].kind.parse(BY_FIELD[field].default) for field in (low, high)]
     shortest, longest = (default if bound is None else bound for bound, default in zip(bounds, defaults, strict=True))
-    entry = choice.entry(high) or choice.entry(low)
-    if entry and shortest > longest:
-        yield entry.problem(f"makes the longest pause shorter than the shortest; look also at {_beside(entry, low)}")
+    for one, other in ((high, low), (low, high)):
+        if shortest > longest and (entry := choice.entry(one)):
+            yield entry.problem(
+                f"makes the longest pause shorter than the shortest; look also at {_beside(entry, other)}"
+            )
+            return

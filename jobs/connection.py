@@ -75,6 +75,11 @@ def refuses_us(error: BaseException) -> bool:
     return False
 
 
+def said(error: BaseException) -> str:
+    """Return what redis-py says, without the clients by which it tells which Sentinels were asked."""
+    return re.sub(r" : <redis\..*", "", str(error), flags=re.DOTALL)
+
+
 def tls_options(settings: RedisSettings) -> dict[str, Any]:
     """Return how the server's certificate is looked at, for redis-py: empty without TLS.
 

@@ -20,7 +20,14 @@ from redis import Redis
 
 from config.redis_url import Sentinels
 from config.settings import IndexSettings, RedisSettings, Target
-from jobs.connection import ANSWER_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, sentinel_options, tls_options, uses_tls
+from jobs.connection import (
+    ANSWER_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    said,
+    sentinel_options,
+    tls_options,
+    uses_tls,
+)
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.store import StatusUnavailable
 from jobs.transport import SENTINEL_TRANSPORT, TASK, TRANSPORT, register_transports
@@ -96,7 +103,7 @@ def publish(app: Celery, message: FetchMessage, queue: str, priority: Priority =
             priority=_STEPS[priority],
         )
     except OperationalError as error:
-        raise StatusUnavailable(f"Redis as broker: {error}") from error
+        raise StatusUnavailable(f"Redis as broker: {said(error)}") from error
 
 
 def lengths(redis: Redis, prefix: str, queues: Iterable[str], priority: Priority) -> Mapping[str, int]:

@@ -15,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from config.settings import Target
+from jobs.connection import said
 from jobs.errors import ErrorKind
 from jobs.logs import JobLog, log_of, pack
 from jobs.models import (
@@ -74,7 +75,7 @@ def translated() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise StatusUnavailable(f"Redis: {error}") from error
+        raise StatusUnavailable(f"Redis: {said(error)}") from error
 
 
 class StatusStore:

@@ -1,5 +1,6 @@
 """What a look at Redis and at the store finds, at real servers."""
 
+import re
 import socket
 import ssl
 import subprocess
@@ -107,6 +108,30 @@ def test_redis_over_tls(redis: Redis, redis_settings: RedisSettings, tmp_path: P
             connection.ensure_connection(max_retries=1)
             assert connection.default_channel.client.ping()  # type: ignore[attr-defined]  # Redis' own
         assert look_at_redis(RedisSettings(url=SecretStr(text.partition("?")[0]))).step == "TLS"
+
+
+@pytest.mark.parametrize("option", ["ssl_ca_certs", "ssl_certfile"])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), ("nothing", "PEM|no certificate"), ("key", "PEM|no certificate")]
+)
+def test_files_for_tls_that_cannot_be_used(option: str, content: str | None, reason: str, tmp_path: Path) -> None:
+    """Nobody listens there: that would be told, were the files not looked at first."""
+    file = tmp_path / "file.pem"
+    if content:
+        file.write_bytes(trustme.CA().private_key_pem.bytes() if content == "key" else content.encode())
+    finding = look_at_redis(RedisSettings(url=SecretStr(f"rediss://:planted-x@127.0.0.1:1/0?{option}={file}")))
+    assert (finding.step, finding.verdict) == ("TLS", Verdict.WRONG)
+    assert re.search(f"file.pem cannot be used .*({reason})", finding.found)
+    assert "planted" not in str(finding)
+
+
+def test_sentinels_that_do_not_answer() -> None:
+    finding = look_at_redis(RedisSettings(url=SecretStr("sentinel://:planted-x@127.0.0.1:1,127.0.0.1:2/orders/0")))
+    assert (finding.step, finding.verdict) == ("connection", Verdict.UNREACHABLE)
+    assert finding.found == (
+        "sentinel://***@127.0.0.1:1,127.0.0.1:2/orders/0: No master found for 'orders', or no Sentinel answers"
+    )
+    assert "Sentinels' addresses" in finding.advice
 
 
 def test_redis_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
