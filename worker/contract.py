@@ -7,6 +7,7 @@ settings, so the glibc of this machine may be another one; it must be glibc, tho
 
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -50,7 +51,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
             *_temporary_directory(settings),
             _cache_directory(settings.cache.directory),
         ]
-        return (*found[:4], *_in_shell(shell), *found[4:])
+        return (*found[:4], *_in_shell(shell, broken=not found[4].holds), *found[4:])
 
 
 def _operating_system() -> Finding:
@@ -114,8 +115,16 @@ class _Ran:
 
     @property
     def last_line(self) -> str:
-        lines = [line.strip() for line in (self.output + self.trouble).splitlines() if line.strip()]
-        return lines[-1].rstrip(".") if lines else f"exit code {self.exit_code}"
+        return _last_line(self.output + self.trouble).rstrip(".") or f"exit code {self.exit_code}"
+
+
+def _last_line(text: str) -> str:
+    """Return the last line that says something, in what can be shown: wrappers say what they like before it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"[^\x20-\x7e]+", "?", lines[-1])[:_SHOWN] if lines else ""
+
+
+_SHOWN = 200
 
 
 class _NoShell(Exception):
@@ -146,8 +155,11 @@ def _shell(command: str, *arguments: str, directory: str = "/") -> _Ran:
     return _Ran(process.returncode, output.decode(errors="replace"), trouble.decode(errors="replace"))
 
 
-def _in_shell(probes: list[Future[Finding]]) -> Iterator[Finding]:
-    """Tell what the probes found. Without a shell that is the one thing to tell."""
+def _in_shell(probes: list[Future[Finding]], *, broken: bool) -> Iterator[Finding]:
+    """Tell what the probes found. Without a shell that is the one thing to tell.
+
+    ``broken`` is the temporary directory, so that nothing else may be said of what fails in it.
+    """
     try:
         python, venv, pip = (probe.result() for probe in probes)
     except _NoShell as error:
@@ -156,10 +168,12 @@ def _in_shell(probes: list[Future[Finding]]) -> Iterator[Finding]:
     yield holds("shell", SHELL)
     yield python
     if python.step not in {_MISSING, _HANGS}:  # then the others say the same again
-        yield from (venv, pip)
+        yield from (venv if venv.holds or not broken else wrong(_VENV, "was not tried", _TEMPORARY_FIRST), pip)
 
 
 _MISSING, _HANGS = "missing", "answer"
+_SEE_WHY = "See why it hangs here: a machine with too much to do, or a disk that hangs."
+_VENV, _TEMPORARY_FIRST = "python3 -m venv", "Mend the temporary directory first."
 
 
 def _python3(settings: Settings) -> Finding:
@@ -171,7 +185,7 @@ def _python3(settings: Settings) -> Finding:
     if ran.hung:
         advice = f"See why '{SHELL} -c \"python3 --version\"' hangs here: a wrapper in PATH, or a disk that hangs."
         return wrong(subject, f"python3 hangs ({ran.last_line})", advice, step=_HANGS)
-    version, _, path = ran.output.strip().partition(" ")
+    version, _, path = _last_line(ran.output).partition(" ")
     if ran.exit_code != 0:
         return wrong(subject, f"python3 does not run ({ran.last_line})", install)
     if version != wanted:
@@ -182,15 +196,17 @@ def _python3(settings: Settings) -> Finding:
 
 def _venv(settings: Settings) -> Finding:
     """Make a venv without pip, and see that it could have had one: bootstrapping it takes seconds."""
-    subject = "python3 -m venv"
+    subject = _VENV
     try:
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=settings.temporary_directory) as place:
             command = 'python3 -m venv --without-pip "$1" && exec python3 -c "import ensurepip"'
             ran = _shell(command, f"{place}/venv", directory=place)
     except OSError:
-        return wrong(subject, "was not tried", "Mend the temporary directory first.")
+        return wrong(subject, "was not tried", _TEMPORARY_FIRST)
     if ran.exit_code == 0:
         return holds(subject, "makes virtual environments")
+    if ran.hung:
+        return wrong(subject, f"hangs ({ran.last_line})", _SEE_WHY, step=_HANGS)
     package = f"the package python{settings.target.python}-venv on Debian and Ubuntu"
     return wrong(subject, f"fails ({ran.last_line})", f"Install what is missing: {package}.")
 
@@ -200,6 +216,8 @@ def _pip(settings: Settings) -> Finding:
     ran = _shell("exec python3 -m pip --version")
     if ran.exit_code == 0:
         return holds(subject, " ".join(ran.output.split()[:2]))
+    if ran.hung:
+        return wrong(subject, f"hangs ({ran.last_line})", _SEE_WHY, step=_HANGS)
     package = "the package python3-pip on Debian and Ubuntu, or python3 -m ensurepip"
     return wrong(subject, f"fails ({ran.last_line})", f"Install pip for Python {settings.target.python}: {package}.")
 
@@ -263,13 +281,16 @@ def _rounded(size_bytes: int) -> str:
 _MIB = (2**20, "MiB")
 
 
+_A_BLOCK = 4096
+
+
 def _cache_directory(directory: Path) -> Finding:
     subject = "cache directory"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         owner = directory.stat().st_uid
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"\0" * _A_BLOCK)  # a full disk has room for names
     except OSError as error:
         advice = f"Make it writable for this user, or set {_CACHE} to a directory that is."
         return wrong(subject, f"{directory} cannot be written ({error.strerror})", advice)

@@ -1,21 +1,24 @@
 import os
 import platform
+import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from config.settings import CacheSettings, Settings, Target
 from worker import contract
-from worker.contract import examine
+from worker.contract import _pip, _venv, examine
 from worker.findings import Finding, Verdict, worst
 
 IN_SHELL = ["python3 in the shell", "python3 -m venv", "python3 -m pip"]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(contract, "_PROBE_SECONDS", 90)  # what is asked here must not hang on how busy the machine is
     cache = CacheSettings(directory=tmp_path / "cache")
     return Settings(nickname="test", temporary_directory=tmp_path, min_free_space_bytes=1, cache=cache)
 
@@ -53,11 +56,46 @@ def test_every_point_of_a_fit_machine_says_what_was_found(settings: Settings) ->
     assert list(settings.temporary_directory.iterdir()) == [settings.cache.directory]
 
 
-def test_it_is_quick(settings: Settings) -> None:
-    begin = time.monotonic()
-    examine(settings)
-    # A worker must be ready within three seconds, also on a machine that is busy with tests.
-    assert time.monotonic() - begin < 3
+def test_it_takes_as_long_as_the_slowest_point(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No python3 goes on before all three are there."""
+    (tmp_path / "seen").mkdir()
+    wait = f"until [ $(ls {tmp_path}/seen | wc -l) -ge 3 ]; do sleep 0.05; done"
+    pretend(tmp_path / "bin", f'touch {tmp_path}/seen/$$; {wait}; exec {sys.executable} "$@"', monkeypatch)
+    assert failing(settings) == {}
+
+
+def test_what_a_wrapper_says_before_python3_does_is_not_taken_for_its_answer(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(tmp_path / "bin", f'echo Welcome to the cluster; exec {sys.executable} "$@"', monkeypatch)
+    assert failing(settings) == {}
+
+
+def test_what_cannot_be_shown_is_not(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(tmp_path / "bin", "printf 'all \\033[31mred\\n' >&2; exit 3", monkeypatch)
+    assert failing(settings)["python3 in the shell"].found == "python3 does not run (all ?[31mred)"
+    pretend(tmp_path / "other", "head -c 300000 /dev/urandom", monkeypatch)
+    found = failing(settings)["python3 in the shell"].found
+    assert found.isprintable()
+    assert len(found) < 300
+
+
+def test_a_disk_where_only_names_have_room(settings: Settings) -> None:
+    """As on a full one: nothing can be written into the files that can be made."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        found = failing(settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(found) == ["python3 -m venv", "temporary directory", "cache directory"]
+    assert (found["python3 -m venv"].found, found["python3 -m venv"].advice) == (
+        "was not tried",
+        "Mend the temporary directory first.",
+    )
+    assert all("cannot be written" in found[name].found for name in ("temporary directory", "cache directory"))
 
 
 def test_another_python_is_wrong_for_the_interpreter_and_for_the_shell(settings: Settings) -> None:
@@ -146,13 +184,15 @@ def test_a_python3_that_hangs_is_not_waited_for(
     assert "Install" not in found["python3 in the shell"].advice
 
 
-def test_a_start_waits_little_for_what_hangs(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("look", [_venv, _pip])
+def test_a_module_that_hangs_is_not_taken_for_one_that_is_missing(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Settings], Finding]
 ) -> None:
     pretend(tmp_path / "bin", "sleep 60", monkeypatch)
-    begin = time.monotonic()
-    assert failing(settings)
-    assert time.monotonic() - begin < 15, "all probes at once, 10 s each"
+    monkeypatch.setattr(contract, "_PROBE_SECONDS", 0.3)
+    finding = look(settings)
+    assert (finding.step, finding.found) == ("answer", "hangs (it did not end within 0 s)")
+    assert "See why it hangs" in finding.advice
 
 
 def test_no_secret_of_ours_is_in_the_environment_of_a_probe(
