@@ -47,17 +47,17 @@ def file(filename: str = PURE, **more: object) -> dict[str, object]:
 )
 def test_html_that_takes_for_ever_to_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.gateway.pages.MAX_LINKS", 20_000)
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(NotSimple):
         html(body)
-    assert time.monotonic() - started < SOON_SECONDS
+    assert time.thread_time() - started < SOON_SECONDS
 
 
 @pytest.mark.parametrize("body", [b"<b>" * 150_000 + b"</i>" * 150_000, b"<a>x" * 150_000 + b"</b>" * 150_000])
 def test_html_without_balance_is_read_in_one_go(body: bytes) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     assert html(body).files == ()
-    assert time.monotonic() - started < SOON_SECONDS
+    assert time.thread_time() - started < SOON_SECONDS
 
 
 def test_json_that_takes_more_memory_than_there_is() -> None:
