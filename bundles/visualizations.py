@@ -21,16 +21,23 @@ from bundles.layout import bundle_image
 from bundles.models import Option, Spec, Visualization
 
 MAX_SPEC_BYTES = 2**20
-MAX_NOTEBOOK_BYTES = 64 * 2**20
+MAX_ALL_SPECS_BYTES = 4 * 2**20
+"""Of a package together, seventy times what those in use have: YAML takes seconds for each MiB."""
+MAX_NOTEBOOK_BYTES = 16 * 2**20
+"""Twenty times what packages in use hold; as Python's values, up to thirty times as many bytes."""
+MAX_ALL_NOTEBOOKS_BYTES = 64 * 2**20
+MAX_NOTEBOOK_NODES = 100_000
+"""Lists, mappings and their keys in one notebook: its schema takes up to 100 microseconds and 1 KB for each."""
+MAX_TAGS = 1000
+"""Of one cell."""
 MAX_IMAGE_BYTES = 8 * 2**20
 MAX_SPECS = 2000
 """Twenty times what packages in use hold."""
 MAX_OPTIONS = 200
-MAX_ALL_BYTES = 512 * 2**20
-"""Of all specs and notebooks of a package together: each is parsed."""
 
 _SPEC = re.compile(r"(?P<package>.+)/specs/(?P<name>[^/]+)\.yml")
 _IMAGE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/]+)\.(?P<height>[1-9][0-9]{0,4})\.png")
+_IMAGE_LIKE = re.compile(r"(?P<package>.+)/images/(?P<name>[^/.]+)\.([^/]+\.)?(?i:png|jpe?g|gif|svg|webp)")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK = struct.Struct(">I4s")
 """PNG specification, 5.3: a chunk is its length and its kind, the data, and a CRC over kind and data."""
@@ -40,6 +47,10 @@ _IHDR_BYTES = 13
 _DENSEST = 4
 _SHOWN = 200
 _NESTING = 100
+_LONGEST_NUMBER = 100
+"""Characters. YAML 1.1 reads 1:1:1 as a number to base 60, which takes minutes for a long one."""
+_NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+_PLAIN_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
 _NOTEBOOK_FORMATS = (3, 4)
 """Named here, since nbformat imports the module that a notebook's version names before it looks any further."""
 
@@ -80,14 +91,26 @@ class _Search:
         self.warnings += [
             f"{name} is ignored: a spec is called NAME.yml" for name in names if re.search(r"/specs/[^/]+\.yaml$", name)
         ]
+        self.warnings += [f"{name} is ignored: a picture is called NAME.HEIGHT.png" for name in self._nameless(names)]
+
+    def _nameless(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield what would be a visualization's picture, were it called after its height."""
+        described = {(match["package"], match["name"]) for match in self.specs}
+        matches = (found for found in _matches(_IMAGE_LIKE, names) if _IMAGE.fullmatch(found[0]) is None)
+        return (match[0] for match in matches if (match["package"], match["name"]) in described)
 
     def _limit(self) -> None:
         """Read nothing of a package that is made to keep whoever reads it busy."""
-        all_bytes = sum(self._members[name].file_size for name in [*self._notebooks, *(each[0] for each in self.specs)])
+        spec_bytes = sum(self._members[match[0]].file_size for match in self.specs)
+        notebook_bytes = sum(self._members[name].file_size for name in self._notebooks)
         if len(self.specs) > MAX_SPECS:
             self.issues.append(f"there are {len(self.specs)} specs, more than {MAX_SPECS}")
-        elif all_bytes > MAX_ALL_BYTES:
-            self.issues.append(f"specs and notebooks have {all_bytes} bytes together, more than {MAX_ALL_BYTES}")
+        if spec_bytes > MAX_ALL_SPECS_BYTES:
+            self.issues.append(f"the specs have {spec_bytes} bytes together, more than {MAX_ALL_SPECS_BYTES}")
+        if notebook_bytes > MAX_ALL_NOTEBOOKS_BYTES:
+            self.issues.append(
+                f"the notebooks have {notebook_bytes} bytes together, more than {MAX_ALL_NOTEBOOKS_BYTES}"
+            )
         if self.issues:
             self.specs = []
 
@@ -266,17 +289,26 @@ class _Loader(yaml.CSafeLoader):
         for first, rules in yaml.CSafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
+        tag: str = super().resolve(kind, value, implicit)
+        if tag in _NUMBERS and len(value) > _LONGEST_NUMBER:
+            raise ValueError(f"holds a number of {len(value)} characters")
+        return tag
+
 
 def parse_yaml(data: bytes) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """Return one YAML document. Raises ValueError, also for aliases and deep nesting, which specs do not need.
+    """Return one YAML document. Raises ValueError, also for aliases, tags and deep nesting, which specs do not need.
 
-    Aliases make a few bytes mean gigabytes, and PyYAML's C loader overruns its stack on deep nesting.
+    Aliases make a few bytes mean gigabytes, PyYAML's C loader overruns its stack on deep nesting, and its constructors
+    raise all sorts of errors for a tag on a value that it does not fit.
     """
     try:
         depth = 0
         for event in yaml.parse(data, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("uses YAML aliases, which are not accepted")  # noqa: TRY004 - as above
+            if (tag := getattr(event, "tag", None)) not in _PLAIN_TAGS:
+                raise ValueError(f"uses the YAML tag {tag[:_SHOWN]}, and tags are not accepted")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _NESTING:
                 raise ValueError("is nested too deeply")
@@ -298,6 +330,8 @@ def notebook_issues(data: bytes) -> list[str]:
             return [f"is of notebook format {version!r}, and only {_NOTEBOOK_FORMATS} are known"]
         if type(minor) is not int:
             return [f"is not a notebook: nbformat_minor is {minor!r}"]
+        if reason := _too_much(document):
+            return [reason]
         _give_ids(document)
         validate(document)
     except Invalid as error:
@@ -308,6 +342,28 @@ def notebook_issues(data: bytes) -> list[str]:
         # What is not even a mapping with a version, or with cells, cannot be put to the schema.
         return [f"is not a notebook: {_one_line(error)}"]
     return []
+
+
+def _too_much(document: Any) -> str | None:  # noqa: ANN401 - whatever JSON holds
+    """Tell why a notebook is not put to the schema: what it takes grows with what is wrong, or with its square."""
+    waiting, nodes = [document] if isinstance(document, dict | list) else [], 0
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict) and not _has_plain_tags(node):
+            return f"is not a valid notebook: a cell's tags are not a list of at most {MAX_TAGS} texts"
+        inner = node.values() if isinstance(node, dict) else node
+        nodes += 1 + (len(node) if isinstance(node, dict) else 0)
+        waiting += [each for each in inner if isinstance(each, dict | list)]
+        if nodes + len(waiting) > MAX_NOTEBOOK_NODES:
+            return f"holds more than {MAX_NOTEBOOK_NODES} lists and mappings"
+    return None
+
+
+def _has_plain_tags(cell: dict[str, Any]) -> bool:
+    """Tell whether a cell's tags can be compared with each other in no time: they must all be different."""
+    metadata = cell.get("metadata")
+    tags = metadata.get("tags") if isinstance(metadata, dict) else None
+    return not isinstance(tags, list) or (len(tags) <= MAX_TAGS and all(isinstance(tag, str) for tag in tags))
 
 
 def _give_ids(document: Any) -> None:  # noqa: ANN401 - whatever JSON holds

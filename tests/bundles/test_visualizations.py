@@ -91,7 +91,12 @@ def test_package_without_specs_holds_nothing(tmp_path: Path) -> None:
         ("a/specs/bars.yml", b"[", "a/specs/bars.yml is not valid YAML"),
         ("a/specs/bars.yml", b"", "a/specs/bars.yml is not a YAML mapping"),
         ("a/specs/bars.yml", b"a: 1\n---\nb: 2\n", "a/specs/bars.yml is not valid YAML"),
-        ("a/specs/bars.yml", b"!!python/object/apply:os.system [exit]", "a/specs/bars.yml is not valid YAML"),
+        ("a/specs/bars.yml", b"!!python/object/apply:os.system [exit]", "uses the YAML tag tag:yaml.org,2002:python"),
+        ("a/specs/bars.yml", spec("bars") + b'x: !!int ""', "uses the YAML tag tag:yaml.org,2002:int"),
+        ("a/specs/bars.yml", spec("bars") + b"x: !!bool maybe", "uses the YAML tag tag:yaml.org,2002:bool"),
+        ("a/specs/bars.yml", spec("bars") + b"x: !!timestamp now", "uses the YAML tag tag:yaml.org,2002:timestamp"),
+        ("a/specs/bars.yml", spec("bars") + b"x: 1" + b":1" * 200 + b".5", "holds a number of 403 characters"),
+        ("a/specs/bars.yml", spec("bars") + b"x: 1" + b":1" * 200, "holds a number of 401 characters"),
         ("a/specs/bars.yml", spec("bars", type="specs.moderne.io/v9/other"), "type: "),
         ("a/specs/bars.yml", spec("bars", displayName=None), "displayName: Field required"),
         ("a/specs/bars.yml", spec("bars", name=" "), "name: "),
@@ -113,7 +118,7 @@ def test_package_without_specs_holds_nothing(tmp_path: Path) -> None:
         ("a/bars.ipynb", notebook(nbformat_minor=4.5), "a/bars.ipynb is not a notebook"),
         ("a/specs/bars.yml", spec("bars", options=[{"top": {"valid": [float("inf")]}}]), "not JSON compliant"),
         ("a/specs/bars.yml", spec("bars", additionalDataTables={"x": float("nan")}), "not JSON compliant"),
-        ("a/specs/bars.yml", spec("bars") + b"additionalDataTables: {x: 0x" + b"f" * 5000 + b"}\n", "4300 digits"),
+        ("a/specs/bars.yml", spec("bars") + b"additionalDataTables: {x: 0x" + b"f" * 5000 + b"}\n", "5002 characters"),
         ("a/specs/bars.yml", spec("bars", name="a\x1b[31m"), "name: not one line of text"),
         ("a/specs/bars.yml", spec("bars", options=[{f"o{n}": {}} for n in range(201)]), "has 201 options"),
     ],
@@ -149,12 +154,17 @@ def test_odd_things_are_warnings(tmp_path: Path) -> None:
         {
             "a/alone.ipynb": notebook(),
             "a/specs/misspelt.yaml": spec("misspelt"),
+            "a/images/bars.png": b"",
+            "a/images/bars.30.jpg": b"",
+            "a/images/logo.png": b"",
             "a/specs/bars.yml": spec("bars", colour="red"),
         },
     )
     assert found.issues == ()
     assert sorted(found.warnings) == [
         "a/alone.ipynb has no spec",
+        "a/images/bars.30.jpg is ignored: a picture is called NAME.HEIGHT.png",
+        "a/images/bars.png is ignored: a picture is called NAME.HEIGHT.png",
         "a/specs/bars.yml: not known and not kept: colour",
         "a/specs/misspelt.yaml is ignored: a spec is called NAME.yml",
     ]
@@ -191,7 +201,9 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MAX_SPECS", 1), ("MAX_ALL_BYTES", 500)])
+@pytest.mark.parametrize(
+    ("limit", "value"), [("MAX_SPECS", 1), ("MAX_ALL_SPECS_BYTES", 500), ("MAX_ALL_NOTEBOOKS_BYTES", 100)]
+)
 def test_all_together_are_bounded_before_any_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
@@ -200,6 +212,28 @@ def test_all_together_are_bounded_before_any_is_read(
     assert found.visualizations == ()
     [issue] = found.issues
     assert f"more than {value}" in issue
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [{}] * 100_000,  # a schema's complaint about each takes seconds and gigabytes
+        [{"cell_type": "raw", "source": "", "metadata": {"tags": [[n] for n in range(50_000)]}}],  # their square
+        [{"cell_type": "raw", "source": "", "metadata": {"tags": list(map(str, range(50_000)))}}],
+        [{f"k{number}": 0 for number in range(100_000)}],
+    ],
+    ids=["cells", "lists", "tags", "keys"],
+)
+def test_notebooks_that_keep_the_schema_busy_are_not_put_to_it(
+    monkeypatch: pytest.MonkeyPatch, cells: list[dict[str, Any]]
+) -> None:
+    monkeypatch.setattr("nbformat.validator.validate", None)
+    [issue] = notebook_issues(notebook(cells=cells))
+    assert "more than 100000 lists" in issue or "at most 1000 texts" in issue
+
+
+def test_a_number_to_base_60_is_read_and_text_may_say_that_it_is_text() -> None:
+    assert parse_yaml(b"at: 1:30\nversion: !!str 1.0") == {"at": 90, "version": "1.0"}
 
 
 def test_unknown_keys_are_one_warning(tmp_path: Path) -> None:
