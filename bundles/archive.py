@@ -10,6 +10,9 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from installer.records import InvalidRecordEntry, RecordEntry, parse_record_file
@@ -18,15 +21,35 @@ MAX_MEMBERS = 100_000
 """Ten times what the largest wheels in use hold."""
 MAX_EXPANDED_BYTES = 8 * 2**30
 """Three times what the largest wheels in use unpack to."""
-_END = struct.Struct("<4s16xH")
-"""The record that ends an archive, before its comment: signature, and the comment's length."""
-_END_SIGNATURE = b"PK\x05\x06"
+MAX_DIRECTORY_BYTES = 16 * 2**20
+"""Of the list of members, which is read whole before it can be counted; five times what large wheels have."""
 MAX_TEXT_BYTES = 16 * 2**20
 """For a file that is read into memory whole: METADATA, WHEEL, RECORD."""
 
 READ_ERRORS = (BadZipFile, zlib.error, struct.error, ValueError, EOFError, NotImplementedError, RuntimeError)
 """What ``zipfile`` raises over archives that lie about themselves."""
 
+_END = struct.Struct("<4s6xHI4xH")
+"""The record that ends an archive (APPNOTE 4.3.16): signature, number of members, bytes of their list, and bytes of
+the comment that follows."""
+_END_SIGNATURE = b"PK\x05\x06"
+_MAX_COMMENT_BYTES = 2**16 - 1
+_LOCATOR = struct.Struct("<4s16x")
+_END64 = struct.Struct("<4s28xQQ8x")
+"""The same of ZIP64 (APPNOTE 4.3.14): signature, number of members, bytes of their list. ``zipfile`` expects it just
+before its locator, and that before the end."""
+_HEADER = struct.Struct("<4sxxHH4xIIIHH")
+"""What stands before each member (APPNOTE 4.3.7): signature, flags, compression, CRC, bytes compressed and not, and the
+lengths of the name and of what follows it."""
+_HEADER_SIGNATURE = b"PK\x03\x04"
+_SIZES_LATER = 0x8
+"""The flag of a member whose CRC and sizes follow it."""
+_LATER_BYTES = frozenset({12, 16, 20, 24})
+"""How long that is: with or without a signature, in ZIP64 or not."""
+_UTF_8 = 0x800
+_IN_ZIP64 = 0xFFFFFFFF
+_OTHER_NAME = 0x7075
+"""The extra field that gives a member a second name (APPNOTE 4.6.9), which some readers take for the first."""
 _READ_BYTES = 2**20
 _ENCRYPTED = 0x1
 _ALGORITHMS = frozenset({"sha256", "sha384", "sha512"})
@@ -35,18 +58,69 @@ _SIGNATURES = frozenset({"RECORD.jws", "RECORD.p7s"})
 """PEP 427: they sign RECORD and so cannot stand in it."""
 
 
+@dataclass(frozen=True)
+class _End:
+    """What an archive's end says of it."""
+
+    members: int
+    directory_bytes: int
+    is_last: bool
+    """Whether nothing follows."""
+
+
+def open_archive(file: Path) -> ZipFile:
+    """Open an archive for reading, unless the list of its members alone would fill the memory.
+
+    Raises READ_ERRORS, or OSError.
+    """
+    with file.open("rb") as stream:
+        end = _end(stream)
+    if end is not None and end.directory_bytes > MAX_DIRECTORY_BYTES:
+        raise ValueError(f"its list of files has {end.directory_bytes} bytes, more than {MAX_DIRECTORY_BYTES}")
+    return ZipFile(file)
+
+
+def _end(stream: IO[bytes]) -> _End | None:
+    """Read the end of an archive where ``zipfile`` looks for it. Raises ValueError when it would find two."""
+    size_bytes = stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, size_bytes - _END.size - _MAX_COMMENT_BYTES))
+    tail = stream.read()
+    at = len(tail) - _END.size
+    if at < 0 or not (tail[at:].startswith(_END_SIGNATURE) and tail.endswith(b"\0\0")):
+        at = tail.rfind(_END_SIGNATURE)
+    if at < 0 or at + _END.size > len(tail):
+        return None
+    _, members, directory_bytes, comment_bytes = _END.unpack_from(tail, at)
+    is_last = at + _END.size + comment_bytes == len(tail)
+    place = size_bytes - len(tail) + at - _LOCATOR.size
+    stream.seek(max(0, place))
+    if stream.read(4) != b"PK\x06\x07":
+        return _End(members, directory_bytes, is_last)
+    stream.seek(max(0, place - _END64.size))
+    signature, members, directory_bytes = _END64.unpack(stream.read(_END64.size))
+    if signature != b"PK\x06\x06":
+        raise ValueError("its end is not where it should be")
+    return _End(members, directory_bytes, is_last)
+
+
 def safety_issues(archive: ZipFile) -> list[str]:
     """Return what could harm whoever unpacks this: all of it, from the archive's directory alone."""
     members = archive.infolist()
     if len(members) > MAX_MEMBERS:
         return [f"holds {len(members)} files, more than {MAX_MEMBERS}"]
     expanded_bytes = sum(member.file_size for member in members)
-    if not _is_exact(archive):
+    end = None if archive.fp is None else _end(archive.fp)
+    # Otherwise it can be another archive to a reader that begins at its start: pip looks for the end, others do not.
+    if end is None or not end.is_last or min((each.header_offset for each in members), default=0) != 0:
         return ["is not exactly one archive: there are other bytes before or after it"]
+    if end.members != len(members):
+        return [f"is not exactly one archive: it lists {len(members)} files and says that it has {end.members}"]
     issues = [issue for member in members for issue in _member_issues(member)]
     # Not left to reading: a seek to a negative place looks like an error of the disk.
-    end = archive.start_dir
-    issues += [f"{each.filename!r} lies outside of the file" for each in members if not 0 <= each.header_offset < end]
+    directory = archive.start_dir
+    issues += [
+        f"{each.filename!r} lies outside of the file" for each in members if not 0 <= each.header_offset < directory
+    ]
     if expanded_bytes > MAX_EXPANDED_BYTES:
         issues.append(f"unpacks to {expanded_bytes} bytes, more than {MAX_EXPANDED_BYTES}")
     # Which one of two equal names wins differs between installers, so one could check what another runs.
@@ -58,24 +132,15 @@ def safety_issues(archive: ZipFile) -> list[str]:
     return issues
 
 
-def _is_exact(archive: ZipFile) -> bool:
-    """Tell whether the file begins with its first member and ends with its directory.
-
-    Otherwise it can be another archive to a reader that begins at its start: pip looks for the end, others do not.
-    """
-    file = archive.fp
-    if file is None:
-        return False
-    first = min((member.header_offset for member in archive.infolist()), default=0)
-    file.seek(-_END.size - len(archive.comment), os.SEEK_END)
-    signature, comment_bytes = _END.unpack(file.read(_END.size))
-    return first == 0 and signature == _END_SIGNATURE and comment_bytes == len(archive.comment)
-
-
 def _member_issues(member: ZipInfo) -> Iterator[str]:
     name = member.filename
-    if not _is_safe(name):
-        yield f"{name!r} is not a plain relative path"
+    # Python's name ends before a null character, other readers' does not.
+    if not _is_safe(name) or name != member.orig_filename:
+        yield f"{member.orig_filename!r} is not a plain relative path"
+    if any(second != name.encode() for second in _second_names(member.extra)):
+        yield f"{name!r} has a second name"
+    if member.is_dir() and member.file_size:
+        yield f"{name!r} is a folder with content of its own"
     # Installers differ in whether they make a link or a file of it, and a link may lead anywhere.
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
@@ -84,6 +149,15 @@ def _member_issues(member: ZipInfo) -> Iterator[str]:
         yield f"{name!r} is encrypted"
     if member.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
         yield f"{name!r} is compressed in a way that not every installer reads"
+
+
+def _second_names(extra: bytes) -> Iterator[bytes]:
+    """Yield the names in a member's extra fields, each of which is a kind, a length and so many bytes."""
+    while len(extra) >= 4:  # noqa: PLR2004 - kind and length
+        kind, length = struct.unpack_from("<HH", extra)
+        if kind == _OTHER_NAME:
+            yield extra[9 : 4 + length]  # after the version and a CRC of the first name
+        extra = extra[4 + length :]
 
 
 def _is_safe(name: str) -> bool:
@@ -130,19 +204,67 @@ def record_issues(archive: ZipFile, info: str) -> list[str]:
     rows = {row[0]: row for row in named}
     # One reader takes the first of two rows, another the last; two equal ones do no harm, and do occur.
     issues = [f"{row[0]} is named in RECORD twice, and differently" for row in named if rows[row[0]] != row]
-    issues += [issue for member in archive.infolist() for issue in _content_issues(archive, member, rows, info)]
+    issues += _header_issues(archive)
+    for member in archive.infolist():
+        if posixpath.dirname(member.filename) == info and posixpath.basename(member.filename) in _SIGNATURES:
+            issues += _signature_issues(archive, member)
+        elif not member.is_dir():
+            issues += _content_issues(archive, member, rows, info)
     present = set(archive.namelist())
     missing = (path for path in rows if path not in present and not path.endswith("/"))
     issues += [f"{path} is named in RECORD but missing" for path in missing]
     return issues
 
 
+def _header_issues(archive: ZipFile) -> Iterator[str]:
+    """Compare what stands before each member with the directory, as installers do that read an archive as it comes.
+
+    Nor may there be anything between two members: to such a reader it would be one more.
+    """
+    stream = archive.fp
+    members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    places = [*(member.header_offset for member in members[1:]), archive.start_dir]
+    for member, next_place in zip(members, places, strict=True):
+        name, fields = _header(stream, member) if stream else (b"", None)
+        end = member.header_offset + _HEADER.size + member.compress_size
+        if fields is None or name != _raw_name(member):
+            yield f"{member.filename!r} has another name before its content than in the archive's list"
+            continue
+        flags, compression, crc, compressed_bytes, size_bytes, name_bytes, extra_bytes = fields
+        later = flags & _SIZES_LATER
+        sizes = {(compressed_bytes, member.compress_size), (size_bytes, member.file_size)}
+        same_sizes = all(here in {there, _IN_ZIP64} for here, there in sizes) and crc == member.CRC
+        if (flags, compression) != (member.flag_bits, member.compress_type) or not (later or same_sizes):
+            yield f"{member.filename!r} is of another kind or size before its content than in the archive's list"
+        between = next_place - end - name_bytes - extra_bytes
+        if between not in (_LATER_BYTES if later else {0}):
+            yield f"{member.filename!r} is followed by bytes that are no part of it"
+
+
+def _header(stream: IO[bytes], member: ZipInfo) -> tuple[bytes, tuple[int, ...] | None]:
+    stream.seek(member.header_offset)
+    head = stream.read(_HEADER.size)
+    if len(head) < _HEADER.size or not head.startswith(_HEADER_SIGNATURE):
+        return b"", None
+    _, *fields = _HEADER.unpack(head)
+    return stream.read(fields[-2]), tuple(fields)
+
+
+def _raw_name(member: ZipInfo) -> bytes:
+    return member.orig_filename.encode("utf-8" if member.flag_bits & _UTF_8 else "cp437")
+
+
+def _signature_issues(archive: ZipFile, member: ZipInfo) -> Iterator[str]:
+    try:
+        _digest(archive, member, "sha256")
+    except READ_ERRORS as error:
+        yield f"{member.filename} cannot be read: {error}"
+
+
 def _content_issues(
     archive: ZipFile, member: ZipInfo, rows: Mapping[str, tuple[str, str, str]], info: str
 ) -> Iterator[str]:
     path = member.filename
-    if member.is_dir() or (posixpath.dirname(path) == info and posixpath.basename(path) in _SIGNATURES):
-        return
     if path not in rows:
         yield f"{path} is not named in RECORD"
         return

@@ -21,10 +21,11 @@ from packaging.utils import (
 )
 from packaging.version import InvalidVersion, Version
 
-from bundles.archive import READ_ERRORS, dist_info, read_text, record_issues, safety_issues
+from bundles.archive import READ_ERRORS, dist_info, open_archive, read_text, record_issues, safety_issues
 from bundles.digest import file_digest
 from bundles.errors import BrokenWheel, HashMismatch, WrongTarget
 from bundles.models import BundledWheel, Origin
+from bundles.placement import placement_issues
 from bundles.proofs import Proofs
 from bundles.target import fits, full_version
 from config.settings import Target
@@ -38,7 +39,14 @@ _MAX_HEADERS = 2**20
 _MAX_VALUE = 4000
 """Of one requirement or version. Python reads numbers of at most 4300 digits."""
 _SHOWN_TAGS = 10
-_SCRIPTS = frozenset({"console_scripts", "gui_scripts"})
+_DECISIVE = {
+    "name": "Name",
+    "version": "Version",
+    "requires-python": "Requires-Python",
+    "requires-dist": "Requires-Dist",
+    "provides-extra": "Provides-Extra",
+}
+"""What a bundle depends on, by the names that are left over from parsing when they cannot be understood."""
 _Label = tuple[NormalizedName, Version, BuildTag, frozenset[Tag]]
 
 
@@ -125,7 +133,7 @@ def _inspect(content: Content) -> tuple[Metadata, frozenset[Tag]]:
     except InvalidWheelFilename as error:
         raise BrokenWheel(file.name, [str(error)]) from error
     try:
-        with ZipFile(file) as archive:
+        with open_archive(file) as archive:
             issues, metadata = _archive(archive, label, content)
     except READ_ERRORS as error:
         raise BrokenWheel(file.name, [f"is not a readable archive: {error}"]) from error
@@ -149,26 +157,7 @@ def _archive(archive: ZipFile, label: _Label, content: Content) -> tuple[list[st
         wrong = [] if proof.holds else record_issues(archive, info)
         if not wrong:
             proof.note()
-    return issues + _script_issues(archive, info) + wrong, metadata
-
-
-def _script_issues(archive: ZipFile, info: str) -> list[str]:
-    """Look at the names of the scripts that installers make: pip refuses to make one elsewhere, and so the bundle."""
-    path = f"{info}/entry_points.txt"
-    if path not in archive.namelist():
-        return []
-    try:
-        text = read_text(archive, path)
-    except ValueError as error:
-        return [str(error)]
-    section, issues = "", []
-    for line in map(str.strip, text.splitlines()):
-        if line.startswith("["):
-            section = line.strip("[] ")
-        name = line.partition("=")[0].strip()
-        if section in _SCRIPTS and not name.startswith("#") and ("/" in name or "\\" in name):
-            issues.append(f"entry_points.txt has a script {name!r}, which leads out of its folder")
-    return issues
+    return issues + placement_issues(archive, info) + wrong, metadata
 
 
 def _label_issues(archive: ZipFile, info: str, label: _Label) -> list[str]:
@@ -198,7 +187,9 @@ def _metadata(archive: ZipFile, info: str, label: _Label, issues: list[str]) -> 
     if len(headers) > _MAX_HEADERS:
         issues.append(f"METADATA has more than {_MAX_HEADERS} characters before its description")
         return None
-    raw, _ = parse_email(headers)
+    raw, unclear = parse_email(headers)
+    # Installers take the first of two, or none.
+    issues += [f"METADATA has {_DECISIVE[each]} twice, or not as text" for each in _DECISIVE if each in unclear]
     name, version = canonicalize_name(raw.get("name", "")), _parsed(Version, raw.get("version", ""))
     if (name, version) != label[:2]:
         named = f"{raw.get('name')} {raw.get('version')}"

@@ -290,7 +290,7 @@ class _Loader(yaml.CSafeLoader):
     }
 
     def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str:
-        tag: str = super().resolve(kind, value, implicit)
+        tag: str = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         if tag in _NUMBERS and len(value) > _LONGEST_NUMBER:
             raise ValueError(f"holds a number of {len(value)} characters")
         return tag
@@ -308,7 +308,7 @@ def parse_yaml(data: bytes) -> Any:  # noqa: ANN401 - whatever YAML holds
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("uses YAML aliases, which are not accepted")  # noqa: TRY004 - as above
             if (tag := getattr(event, "tag", None)) not in _PLAIN_TAGS:
-                raise ValueError(f"uses the YAML tag {tag[:_SHOWN]}, and tags are not accepted")
+                raise ValueError(f"uses the YAML tag {str(tag)[:_SHOWN]}, and tags are not accepted")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _NESTING:
                 raise ValueError("is nested too deeply")
@@ -330,10 +330,10 @@ def notebook_issues(data: bytes) -> list[str]:
             return [f"is of notebook format {version!r}, and only {_NOTEBOOK_FORMATS} are known"]
         if type(minor) is not int:
             return [f"is not a notebook: nbformat_minor is {minor!r}"]
-        if reason := _too_much(document):
-            return [reason]
-        _give_ids(document)
-        validate(document)
+        reason = _too_much(document)
+        if reason is None:
+            _give_ids(document)
+            validate(document)
     except Invalid as error:
         return [f"is not a valid notebook: {_one_line(error)}"]
     except (ValueError, RecursionError) as error:
@@ -341,7 +341,7 @@ def notebook_issues(data: bytes) -> list[str]:
     except (AttributeError, KeyError, TypeError) as error:
         # What is not even a mapping with a version, or with cells, cannot be put to the schema.
         return [f"is not a notebook: {_one_line(error)}"]
-    return []
+    return [] if reason is None else [reason]
 
 
 def _too_much(document: Any) -> str | None:  # noqa: ANN401 - whatever JSON holds

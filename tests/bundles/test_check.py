@@ -1,6 +1,8 @@
 import os
 import random
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,32 @@ def test_requires_python(tmp_path: Path, requires: str, fits: bool) -> None:  # 
             check_wheel(file, _origin(file), TARGET)
 
 
+_TWICE = b"Metadata-Version: 2.1\nName: a\nVersion: 1.0\nRequires-Python: >=3.13\nRequires-Python: >=3.13\n"
+
+_ENTRY_POINTS = [
+    (b"[console_scripts]\nx = a\n", "has a script 'x' that calls 'a', and not a module's object"),
+    (b"[console_scripts]\nx = a:b:c\n", "has a script 'x' that calls 'a:b:c'"),
+    (b"[console_scripts]\nx = os; import y:z\n", "has a script 'x' that calls 'os; import y:z'"),
+    (b"[console_scripts]\nx = a:b\n  c\n", "has a script 'x' that calls 'a:b\\nc'"),
+    (b"[console_scripts]\nx : a:b\n", "entry_points.txt: Source contains parsing errors"),
+    (b"[other]\nx\n", "entry_points.txt: Source contains parsing errors"),
+    (b"[console_scripts]\nx = a:b\nx = a:c\n", "'x' in section 'console_scripts' already exists"),
+    (b"x = a:b\n", "entry_points.txt: File contains no section headers"),
+    (b"[console_scripts]\n.. = a:b\n", "has a script '..', which leads out of its folder"),
+    (b"[console_scripts]\r../x = a:b\n", "has a script '../x', which leads out of its folder"),
+    (b"[console_scripts]\nPython3.11 = a:b\n", "has a script 'Python3.11', which would replace Python itself"),
+    (b"[console_scripts]\nx y = a:b\n", "has a script 'x y', of which installers make another name"),
+    (b"[x]\na" + b" " * 1000 + b"b\n", "entry_points.txt is larger than 1048576 bytes, or a line than 1000"),
+]
+"""What pip or uv refuses to install, or takes for something else."""
+
+
+def _second_name(first: str, second: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(first)
+    info.extra = struct.pack("<HHBI", 0x7075, 5 + len(second), 1, zlib.crc32(first.encode())) + second.encode()
+    return info
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -122,6 +150,18 @@ def test_requires_python(tmp_path: Path, requires: str, fits: bool) -> None:  # 
             "has a script '../../x', which leads",
         ),
         ({"files": {"a-1.0.dist-info/entry_points.txt": b"\xff"}}, "entry_points.txt cannot be read"),
+        *(({"files": {"a-1.0.dist-info/entry_points.txt": points}}, expected) for points, expected in _ENTRY_POINTS),
+        ({"files": {"a-1.0.data/x": b""}}, "a-1.0.data/x is in none of the data folders"),
+        ({"files": {"a-1.0.data/other/x": b""}}, "a-1.0.data/other/x is in none of the data folders"),
+        ({"files": {"b-1.0.data/purelib/x": b""}}, "is in the data folder of another package"),
+        ({"files": {"a-1.0.data/scripts/x/y": b""}}, "is not a script that installers make"),
+        ({"files": {"a-1.0.data/scripts/python3": b""}}, "would replace Python itself"),
+        ({"files": {"a-1.0.data/data/bin/python3.11": b""}}, "would replace Python itself"),
+        ({"files": {"a-1.0.data/purelib/b-1.dist-info/METADATA": b""}}, "would be taken for another package"),
+        ({"files": {"a-1.0.data/platlib/a/__init__.py": b""}}, "a/__init__.py would be installed 2 times"),
+        ({"metadata": _TWICE}, "METADATA has Requires-Python twice"),
+        ({"members": [("a/folder/", b"content")]}, "'a/folder/' is a folder with content of its own"),
+        ({"members": [(_second_name("a/one", "a/two"), b"")]}, "'a/one' has a second name"),
         ({"compression": zipfile.ZIP_LZMA}, "compressed in a way that not every installer reads"),
     ],
 )
@@ -161,6 +201,67 @@ def test_an_archive_with_a_comment_or_in_zip64_is_as_good(tmp_path: Path) -> Non
         for name, data in contents.items():
             with archive.open(name, "w", force_zip64=True) as member:
                 member.write(data)
+    check_wheel(file, _origin(file), TARGET)
+
+
+def _rewritten(file: Path, old: bytes, new: bytes, *, last: bool = False) -> Path:
+    """Change a wheel's bytes, once: of two equal places the first is before the content, the last in the list."""
+    content = file.read_bytes()
+    at = content.rfind(old) if last else content.find(old)
+    file.write_bytes(content[:at] + new + content[at + len(old) :])
+    return file
+
+
+def test_a_name_that_ends_sooner_for_some_readers(tmp_path: Path) -> None:
+    row = {"a/onextwo": None, "a/one": (record_hash(b"1"), "1")}
+    file = build_wheel(tmp_path, "a", files={"a/onextwo": b"1"}, record=row)
+    file.write_bytes(file.read_bytes().replace(b"a/onextwo", b"a/one\0two"))
+    assert r"'a/one\x00two' is not a plain relative path" in _issues(file)
+
+
+@pytest.mark.parametrize("said", [2, 9])
+def test_a_number_of_files_that_is_not_theirs(tmp_path: Path, said: int) -> None:
+    """Some readers take as many from the list as there should be, others all."""
+    file = build_wheel(tmp_path, "a")
+    _rewritten(file, struct.pack("<HH", 4, 4), struct.pack("<HH", said, said), last=True)
+    assert f"lists 4 files and says that it has {said}" in _issues(file)
+
+
+def test_what_stands_before_a_file_is_another_name_or_size(tmp_path: Path) -> None:
+    """Readers that take an archive as it comes would unpack something else."""
+    folder = zipfile.ZipInfo("a/dir/")
+    named = _rewritten(build_wheel(tmp_path, "a", members=[(folder, b"")]), b"a/dir/", b"../../")
+    assert "'a/dir/' has another name before its content than in the archive's list" in _issues(named)
+    sized = build_wheel(tmp_path, "a", files={"a/x": b"x" * 40}, compression=zipfile.ZIP_STORED)
+    _rewritten(sized, struct.pack("<II", 40, 40), struct.pack("<II", 20, 20))
+    assert "'a/x' is of another kind or size before its content" in _issues(sized)
+
+
+def test_a_file_that_the_list_does_not_name(tmp_path: Path) -> None:
+    file = build_wheel(tmp_path, "a")
+    with zipfile.ZipFile(file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+            archive.writestr("a/hidden.py", b"1")
+            archive.filelist.pop()
+            del archive.NameToInfo["a/hidden.py"]
+    assert "'a/__init__.py' is followed by bytes that are no part of it" in _issues(file)
+
+
+def test_a_list_of_files_that_would_fill_the_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = build_wheel(tmp_path, "a", files={"a/of_this_test.py": b""})
+    monkeypatch.setattr(archive_module, "MAX_DIRECTORY_BYTES", 100)
+    monkeypatch.setattr(archive_module, "ZipFile", None)
+    assert "its list of files has 3" in _issues(file)
+
+
+def test_files_beside_the_package_are_as_good(tmp_path: Path) -> None:
+    paths = ["purelib/x.py", "platlib/y.py", "headers/a.h", "scripts/a", "data/share/a/python3", "data/etc/a"]
+    file = build_wheel(tmp_path, "a", files={f"a-1.0.data/{path}": path.encode() for path in paths})
     check_wheel(file, _origin(file), TARGET)
 
 
@@ -260,6 +361,9 @@ def test_expansion_is_bounded_before_anything_is_read(tmp_path: Path, monkeypatc
 def test_signature_of_record_stands_outside_of_it(tmp_path: Path) -> None:
     file = build_wheel(tmp_path, "a", members=[("a-1.0.dist-info/RECORD.jws", b"{}")])
     check_wheel(file, _origin(file), TARGET)
+    signature = ("a-1.0.dist-info/RECORD.jws", b"{}")
+    file = _rewritten(build_wheel(tmp_path, "a", members=[signature], compression=zipfile.ZIP_STORED), b"{}", b"[]")
+    assert "RECORD.jws cannot be read: Bad CRC-32" in _issues(file)
 
 
 def test_local_version_and_build_number(tmp_path: Path) -> None:
