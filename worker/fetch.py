@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import structlog
 from packaging.requirements import Requirement
@@ -26,6 +26,7 @@ from jobs.errors import ErrorKind
 from jobs.logs import readable
 from jobs.metrics import Meter
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
+from worker.background import patiently
 from worker.build import built_wheels, require_glibc
 from worker.environment import TaskDirectory, task_directory
 from worker.errors import Fenced, FetchError
@@ -122,12 +123,16 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> Fetched:
             task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
         with steps.step("download"):
             record, seen = _download(spec, agent, task, steps)
+        # Where a large wheel is read or a store says nothing, an attempt that has to end does not wait for it.
         with steps.step("check"):
-            bundle = _check(spec, agent, task, record)
+            bundle = patiently(partial(_check, spec, agent, task, record), steps.heartbeat.check)
             if agent.settings.verify == "install":
                 _prove(bundle, agent, task, steps.heartbeat)
         with steps.step("publish"):
-            publication = publish(agent.store, bundle, task.wheels, fenced=steps.heartbeat.fenced_or_stopping)
+            fenced = steps.heartbeat.fenced_or_stopping
+            publication = patiently(
+                partial(publish, agent.store, bundle, task.wheels, fenced=fenced), steps.heartbeat.check
+            )
     if publication.replaced:
         _log.warning("objects_replaced", objects=publication.replaced)
     return Fetched(_summary(publication), seen)

@@ -7,11 +7,9 @@ the credentials they were asked with. Where both are equal and the bundle is in 
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from importlib.metadata import version
-from typing import TypeVar
 
 import structlog
 from packaging.markers import default_environment
@@ -22,14 +20,12 @@ from jobs.agents import fingerprint
 from jobs.memory import Memory
 from jobs.models import JobSpec, PublishedBundle, Recollection
 from jobs.store import StatusUnavailable
+from worker.background import patiently
 from worker.fetch import Agent, Fetched
 from worker.gateway.errors import GatewayError
-from worker.gateway.flight import run
 from worker.gateway.revalidation import RevalidationRequest, Seen
 
-_LOOK_EVERY_SECONDS = 0.2
 _DECIDES_NOTHING = frozenset({"max_attempts", "priority", "anew"})
-_T = TypeVar("_T")
 
 _log = structlog.get_logger()
 
@@ -53,7 +49,9 @@ class Recollections:
         ``check`` is called several times a second; what it raises is raised.
         """
         known = None if spec.anew else self._known(spec)
-        if known is None or not self._still_right(spec, known, check) or not self._in_store(known.bundle):
+        if known is None or not self._still_right(spec, known, check):
+            return None
+        if not patiently(partial(self._in_store, known.bundle), check):
             return None
         return known.bundle.model_copy(update={"unchanged": True, "uploaded_bytes": 0})
 
@@ -81,11 +79,8 @@ class Recollections:
     def _still_right(self, spec: JobSpec, known: Recollection, check: Callable[[], None]) -> bool:
         request = RevalidationRequest(target=spec.target, index=spec.index, projects=known.projects)
 
-        def look() -> Seen:
-            return self._agent.gateway.look_again(request)
-
         try:
-            now = _patiently(look, check)
+            now = patiently(partial(self._agent.gateway.look_again, request), check)
         except GatewayError as error:
             _log.info("not_revalidated", reason=str(error))
             return False
@@ -98,17 +93,3 @@ class Recollections:
         except BundleError as error:
             _log.info("not_revalidated", reason=str(error))
             return False
-
-
-def _patiently(work: Callable[[], _T], check: Callable[[], None]) -> _T:
-    """Do ``work`` in a thread while ``check`` is called, which may end the waiting by what it raises.
-
-    The thread is a daemon: an index that stalls must not hold up the end of the process.
-    """
-    future: Future[_T] = Future()
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    threading.Thread(target=run, args=(future, work), name="look-again", daemon=True).start()
-    while not done.wait(_LOOK_EVERY_SECONDS):
-        check()
-    return future.result()

@@ -16,14 +16,21 @@ class TcpProxy:
         self._target = target
         self._flowing = threading.Event()
         self._flowing.set()
-        self._sockets: list[socket.socket] = []
-        self._pumps: list[threading.Thread] = []
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._passing: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._closed = False
 
     @property
     def port(self) -> int:
         return int(self._listener.getsockname()[1])
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        with self._lock:
+            return len(self._sockets) // 2
 
     def stall(self) -> None:
         """Keep every connection open and pass nothing on."""
@@ -33,11 +40,13 @@ class TcpProxy:
         """Pass on again, also what came meanwhile."""
         self._flowing.set()
 
-    def cut(self) -> None:
-        """Close every connection; new ones are welcome."""
-        for connection in self._sockets:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+    def cut(self) -> int:
+        """Close every connection and return how many there were; new ones are welcome."""
+        with self._lock:
+            connections = list(self._sockets)
+        for connection in connections:
+            _shut(connection)
+        return len(connections) // 2
 
     def serve(self) -> None:
         while not self._closed:
@@ -45,16 +54,9 @@ class TcpProxy:
                 near, _ = self._listener.accept()
             except OSError:
                 continue
-            self._sockets.append(near)
-            try:
-                far = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                near.shutdown(socket.SHUT_RDWR)
-                continue
-            self._sockets.append(far)
-            for source, sink in ((near, far), (far, near)):
-                self._pumps.append(threading.Thread(target=self._pump, args=(source, sink), daemon=True))
-                self._pumps[-1].start()
+            passing = threading.Thread(target=self._pass, args=(near,), daemon=True)
+            self._passing = [each for each in self._passing if each.is_alive()] + [passing]
+            passing.start()
 
     def close(self) -> None:
         self._closed = True
@@ -62,10 +64,25 @@ class TcpProxy:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
-        for pump in self._pumps:
-            pump.join(5)
-        for connection in self._sockets:
-            connection.close()
+        for passing in self._passing:
+            passing.join(5)
+
+    def _pass(self, near: socket.socket) -> None:
+        """Pass everything on, both ways, until either side ends."""
+        with near:
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                return
+            with far:
+                with self._lock:
+                    self._sockets |= {near, far}
+                back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+                back.start()
+                self._pump(near, far)
+                back.join()
+                with self._lock:
+                    self._sockets -= {near, far}
 
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -73,8 +90,12 @@ class TcpProxy:
                 self._flowing.wait()
                 sink.sendall(data)
         for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            _shut(end)
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
