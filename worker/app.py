@@ -28,7 +28,7 @@ from jobs.store import StatusStore
 from worker.announcement import Announcement
 from worker.attempt import Lines, run_attempt
 from worker.connectivity import require_services
-from worker.environment import check_environment, sweep
+from worker.environment import check_environment, own_temporary_files, sweep
 from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
@@ -98,7 +98,7 @@ def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = Fal
     """
     check_environment(settings)
     _sweep(settings)
-    with listening(settings.api) as listener:
+    with own_temporary_files(settings.temporary_directory), listening(settings.api) as listener:
         require_services(settings, environment)
         pip = pin(settings.cache.directory)
         with GatewayProcess(

@@ -17,8 +17,8 @@ from worker.contract import examine
 from worker.errors import UnfitEnvironment
 from worker.pip import PinnedPip
 
-_PREFIX = "vizfetch-task-"
-_SWEPT = (_PREFIX, "vizfetch-contract-")
+_TASK, _WORKER = "vizfetch-task-", "vizfetch-worker-"
+_SWEPT = (_TASK, _WORKER, "vizfetch-contract-")
 """Also what a worker leaves that was killed while it looked at the machine (``worker.contract``)."""
 _LOCK = "lock"
 _MADE_WITHIN_SECONDS = 60
@@ -78,17 +78,42 @@ def task_directory(parent: Path, pip: PinnedPip) -> Iterator[TaskDirectory]:
     It is readable by this user alone, and locked while its process lives, so that ``sweep`` can tell a task's directory
     from what a killed worker left behind.
     """
-    root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    with _locked_directory(parent, _TASK) as root:
+        task = TaskDirectory(root)
+        task.wheels.mkdir()
+        task.scratch.mkdir()
+        _make_venv(root / "venv", pip)
+        yield task
+
+
+@contextmanager
+def own_temporary_files(parent: Path) -> Iterator[Path]:
+    """Have this process and those that it forks make their own temporary files in a directory under ``parent``.
+
+    Celery's pool makes some by Python's default, which a worker that is killed would leave behind for ever: this
+    directory is locked and swept like that of a task.
+    """
+    before = tempfile.tempdir
+    with _locked_directory(parent, _WORKER) as root:
+        tempfile.tempdir = str(root)
+        try:
+            yield root
+        finally:
+            tempfile.tempdir = before
+
+
+@contextmanager
+def _locked_directory(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a directory with the lock that ``sweep`` looks at, and remove it; in a forked process, only lock it."""
+    owner = os.getpid()
+    root = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         with (root / _LOCK).open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            task = TaskDirectory(root)
-            task.wheels.mkdir()
-            task.scratch.mkdir()
-            _make_venv(root / "venv", pip)
-            yield task
+            yield root
     finally:
-        shutil.rmtree(root, ignore_errors=True)
+        if os.getpid() == owner:
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def _make_venv(place: Path, pip: PinnedPip) -> None:
@@ -100,7 +125,7 @@ def _make_venv(place: Path, pip: PinnedPip) -> None:
 
 
 def sweep(parent: Path) -> list[Path]:
-    """Remove and return the task directories under ``parent`` whose process is gone. Harmless to repeat.
+    """Remove and return the directories of ours under ``parent`` whose process is gone. Harmless to repeat.
 
     Those of another user are left alone, and so are those in use. Several workers may sweep at once.
     """
