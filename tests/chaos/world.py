@@ -1,30 +1,30 @@
 """Everything that runs under chaos, with work for it, and what must hold in the end."""
 
+import ctypes
 import os
-import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from bundles.store import open_store
-from bundles.verify import verify
 from config.settings import IndexSettings, RedisSettings, RetrySettings, Settings
-from jobs.agents import Agents
 from jobs.connection import connect
 from jobs.errors import ErrorKind
 from jobs.models import Job, JobState
 from jobs.store import StatusStore, StatusUnavailable, UnknownJob
 from scheduler.manifest import collect
 from scheduler.submit import submit
+from tests.chaos.judge import Evidence, Figures, judge
 from tests.chaos.processes import Kept, Store, Valkey, small_disk
-from tests.support.command import eventually
+from tests.support.command import children, eventually
 from tests.support.index_server import IndexServer
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 from tests.support.wheels import build_wheel
@@ -32,8 +32,7 @@ from tests.support.wheels import build_wheel
 MAX_ATTEMPTS = 30
 _OURS = "MODERNE_AGENT_VISUALIZATION_"
 _PACKAGES = 40
-_SWEPT_SECONDS = 90
-_NOT_OURS = ("valkey-server", "weed", "tests.chaos", "pytest")
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Recovery:
@@ -86,56 +85,14 @@ class Recovery:
             del self._lost[job.id]
 
 
-@dataclass
-class Figures:
-    """What a run showed."""
-
-    jobs: int = 0
-    published: int = 0
-    failed_as_injected: int = 0
-    lost: int = 0
-    published_twice: int = 0
-    orphans: int = 0
-    most_attempts: int = 0
-    kills: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    returned_seconds: list[float] = field(default_factory=list)
-    resumed_seconds: list[float] = field(default_factory=list)
-    stop_seconds: list[float] = field(default_factory=list)
-    bundles: int = 0
-    disks: bool = False
-    wrong: list[str] = field(default_factory=list)
-
-    def lines(self, lease_seconds: float) -> list[str]:
-        faults = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
-        first = (
-            f"jobs {self.jobs}: published {self.published}, failed as injected {self.failed_as_injected}, "
-            f"lost {self.lost}, published twice {self.published_twice}; bundles verified {self.bundles}"
-        )
-        return [
-            first,
-            f"kills {self.kills}; orphans {self.orphans}; most attempts of a job {self.most_attempts}",
-            f"a lost job is back in the queue: {_spread(self.returned_seconds)}, at a lease of {lease_seconds} s",
-            f"and runs again, behind others: {_spread(self.resumed_seconds)}",
-            f"end after SIGTERM: {_spread(self.stop_seconds)}",
-            f"faults: {faults}",
-            f"full disks: {'small tmpfs mounts' if self.disks else 'left out, since this user may not mount'}",
-            *(f"WRONG: {what}" for what in self.wrong),
-        ]
-
-
-def _spread(seconds: list[float]) -> str:
-    if not seconds:
-        return "none measured"
-    return f"median {statistics.median(seconds):.1f} s, maximum {max(seconds):.1f} s of {len(seconds)}"
-
-
 class World:
-    """Two schedulers, several workers, Valkey behind a line that can fail, SeaweedFS, and an index."""
+    """Two schedulers, several workers, Valkey, SeaweedFS and an index, each behind a line that can fail."""
 
     def __init__(self, directory: Path, cleanup: ExitStack, *, workers: int, lease_seconds: float) -> None:
         self.directory = directory
         self.lease_seconds = lease_seconds
+        self._audit = directory / "audit.jsonl"
+        self._known = frozenset(children(os.getpid()))
         self.temporary, self.cache = directory / "tmp", directory / "cache"
         self.disks = all(
             [
@@ -148,13 +105,17 @@ class World:
         cleanup.callback(self.valkey.stop)
         (directory / "s3").mkdir()
         self.store = Store(directory / "s3", cleanup)
-        self.line: TcpProxy = cleanup.enter_context(tcp_proxy(self.valkey.port))
+        ports = self.valkey.port, _port(self.store.server.endpoint_url), _port(self.index.url)
+        self.lines: list[TcpProxy] = [cleanup.enter_context(tcp_proxy(port)) for port in ports]
+        redis_line, store_line, index_line = self.lines
+        self._redis_url = f"redis://127.0.0.1:{redis_line.port}/0"
+        self._store = replace(self.store.server, endpoint_url=f"http://127.0.0.1:{store_line.port}")
+        self._index_url = f"http://127.0.0.1:{index_line.port}/simple"
         self.batches: list[str] = []
         self._settings = self._own_settings()
         redis = connect(self._settings.redis)
         cleanup.callback(redis.close)
         self.status = StatusStore(redis)
-        self.agents = Agents(redis, self._settings.redis.prefix)
         self._expected: dict[str, ErrorKind | None] = {}
         self._made = self._offered = 0
         self._offer_broken_packages()
@@ -174,10 +135,11 @@ class World:
     def _keep(self, cleanup: ExitStack, name: str, command: str) -> Kept:
         place = self.directory / "home"
         place.mkdir(exist_ok=True)
-        server = self.store.server
+        (self.directory / "tmpdir").mkdir(exist_ok=True)
+        server = self._store
         variables = {
             "USEONLYCONFIGURED": "true",
-            "REDIS_URL": f"redis://127.0.0.1:{self.line.port}/0",
+            "REDIS_URL": self._redis_url,
             "STORAGE_URI": f"s3://{server.bucket}",
             "STORAGE_ENDPOINTURL": server.endpoint_url,
             "STORAGE_REGION": "us-east-1",
@@ -192,12 +154,16 @@ class World:
             "RETRY_MINBACKOFF": "200ms",
             "RETRY_MAXBACKOFF": "2s",
             "FETCHTIMEOUT": "60s",
+            "AUDIT": str(self._audit),
+            "API_PORT": "0",
         }
         environment = {f"{_OURS}{name}": value for name, value in variables.items()} | {
             "PATH": os.environ["PATH"],
             "HOME": str(place),
-            "MODERNE_AGENT_PYPI_0_URL": self.index.url,
+            "TMPDIR": str(self.directory / "tmpdir"),
+            "MODERNE_AGENT_PYPI_0_URL": self._index_url,
             "MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "2s",
+            "MODERNE_AGENT_PYPI_0_READTIMEOUT": "4s",
         }
         kept = Kept(name, (command,), environment, self.directory)
         cleanup.callback(_make_sure, kept)
@@ -248,7 +214,8 @@ class World:
 
     def heal(self) -> None:
         """Take back every fault that lasts."""
-        self.line.flow()
+        for line in self.lines:
+            line.flow()
         self.index.behave()
 
     def wait_until_done(self, seconds: float) -> bool:
@@ -267,91 +234,24 @@ class World:
 
     def judge(self, figures: Figures) -> None:
         """Look at everything that is left, once the services have ended."""
-        jobs = [job for batch in self.batches for job in self.status.batch(batch).jobs]
-        figures.jobs, figures.disks = len(jobs), self.disks
-        for job in jobs:
-            self._judge_job(job, figures)
-        for batch in self.batches:
-            self._judge_counts(batch, figures)
-        self._judge_bundles(jobs, figures)
-        self._judge_rest(figures)
-        if missing := self._offered - len(jobs):
-            figures.lost += missing
-            figures.wrong.append(f"{missing} jobs that were accepted are gone")
+        figures.disks = self.disks
+        with self.valkey.client() as redis:
+            evidence = Evidence(
+                redis=redis,
+                store=open_store(self.store.server.storage()),
+                batches=self.batches,
+                expected=self._expected,
+                offered=self._offered,
+                max_attempts=MAX_ATTEMPTS,
+                temporary=[self.temporary, self.directory / "tmpdir", self.cache / "part"],
+                audit=self._audit,
+                known=lambda: self._known | {self.valkey.pid, self.store.pid},
+            )
+            judge(evidence, figures)
         figures.returned_seconds, figures.resumed_seconds = self.recovery.returned, self.recovery.resumed
         for kept in [*self.workers, *self.schedulers]:
             figures.stop_seconds += kept.stop_seconds if kept in self.workers else []
             figures.wrong += kept.wrong
-
-    def _judge_job(self, job: Job, figures: Figures) -> None:
-        figures.most_attempts = max(figures.most_attempts, job.attempt)
-        expected = self._expected[job.requirement]
-        kind = job.error.kind if job.error and job.state is JobState.FAILED else None
-        if not job.state.final:
-            figures.lost += 1
-            figures.wrong.append(f"{job.id} {job.requirement} is {job.state} in attempt {job.attempt}: {job.error}")
-        elif kind != expected or (expected is None) != (job.state is JobState.PUBLISHED):
-            figures.wrong.append(f"{job.id} {job.requirement} is {job.state} with {job.error}, not {expected}")
-        elif expected is None:
-            figures.published += 1
-        else:
-            figures.failed_as_injected += 1
-
-    def _judge_counts(self, batch: str, figures: Figures) -> None:
-        """Every change of state counts once: a second publication would show in the batch's counts."""
-        found = self.status.batch(batch)
-        for state in JobState:
-            counted, there = found.counts[state], sum(job.state is state for job in found.jobs)
-            if state is JobState.PUBLISHED:
-                figures.published_twice += max(0, counted - there)
-            if counted != there:
-                figures.wrong.append(f"{batch} counts {counted} jobs as {state}, of which there are {there}")
-
-    def _judge_bundles(self, jobs: list[Job], figures: Figures) -> None:
-        store = open_store(self.store.server.storage())
-        report = verify(store)
-        figures.bundles = report.bundles
-        figures.wrong += [f"bundle: {issue.object}: {issue.issue}" for issue in report.issues]
-        ids: dict[tuple[str, ...], set[str]] = {}
-        whole: dict[str, bool] = {}
-        for path in map(str, store.paths("bundles/")):
-            _, name, version, bundle, file = path.split("/", 4)
-            ids.setdefault((name, version), set()).add(bundle)
-            place = f"{name}/{version}/{bundle}"
-            whole[place] = whole.get(place, False) or file == "bundle.json"
-        figures.published_twice += sum(len(found) - 1 for found in ids.values())
-        figures.wrong += [f"{place} has no bundle.json" for place, is_whole in whole.items() if not is_whole]
-        told = {(job.bundle.name, job.bundle.version) for job in jobs if job.bundle}
-        figures.wrong += [f"{missing} is published but not stored" for missing in told - set(ids)]
-
-    def _judge_rest(self, figures: Figures) -> None:
-        orphans = self._orphans()
-        figures.orphans = len(orphans)
-        figures.wrong += [f"orphan {orphan}" for orphan in orphans]
-        figures.wrong += [f"left in the temporary directory: {path.name}" for path in self._left_over()]
-        queued, running = self.status.unfinished()
-        if queued or running:
-            figures.wrong.append(f"{queued} jobs count as queued, {running} leases are left")
-        if figures.most_attempts > 3 * MAX_ATTEMPTS:
-            figures.wrong.append(f"a job had {figures.most_attempts} attempts")
-        figures.wrong += [f"agent {agent.nickname} is still announced" for agent in self.agents.all()]
-
-    def _left_over(self) -> Iterator[Path]:
-        """Yield what no worker will sweep: a check that was cut short at a start is swept a minute later."""
-        for path in self.temporary.iterdir():
-            if not path.name.startswith("vizfetch-contract-") or time.time() - path.stat().st_mtime > _SWEPT_SECONDS:
-                yield path
-
-    def _orphans(self) -> list[str]:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                told = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-                line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                ours = str(self.directory).encode() in told and int(process.name) != os.getpid()
-                if ours and not any(known in line for known in _NOT_OURS):
-                    found.append(f"{process.name}: {line[:100]}")
-        return found
 
 
 def _make_sure(kept: Kept) -> None:
@@ -364,10 +264,33 @@ def _make_sure(kept: Kept) -> None:
         kept.process.wait(5)
 
 
+def _port(url: str) -> int:
+    port = urlsplit(url).port
+    if port is None:
+        raise ValueError(f"{url} names no port")
+    return port
+
+
+@contextmanager
+def _adopting() -> Iterator[None]:
+    """Have the kernel make this process the parent of all descendants that lose theirs, so that none gets lost."""
+    libc = ctypes.CDLL(None)
+    known = frozenset(children(os.getpid()))
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        for pid in set(children(os.getpid())) - known:
+            with suppress(ChildProcessError, ProcessLookupError):
+                os.kill(pid, 9)
+                os.waitpid(pid, 0)
+
+
 @contextmanager
 def world(directory: Path, *, workers: int, lease_seconds: float) -> Iterator[World]:
     """Start everything, and remove it afterwards."""
-    with ExitStack() as cleanup:
+    with _adopting(), ExitStack() as cleanup:
         made = World(directory, cleanup, workers=workers, lease_seconds=lease_seconds)
         eventually(lambda: all(kept.ready for kept in [*made.workers, *made.schedulers]), 90)
         yield made

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -111,6 +112,16 @@ def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """Return a port that stays free while its server is away: no connection of this machine is given one of these."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = random.SystemRandom().randrange(1024, first)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError(f"no port below {first} is free")
 
 
 def children(pid: int) -> list[int]:

@@ -283,6 +283,8 @@ class IndexServer:
         self.requests: list[Request] = []
         self.stopped = threading.Event()
         self.connections = 0
+        self.played = 0
+        """How many faults met a request."""
         self._lock = threading.Lock()
         self._planned: list[_Planned] = []
         self._files: dict[str, dict[str, Offered]] = {}
@@ -367,6 +369,7 @@ class IndexServer:
             for planned in self._planned:
                 if request.path.startswith(planned.path) and planned.left > 0:
                     planned.left -= 1
+                    self.played += 1
                     return planned.fault
         return None
 
