@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := config bundles jobs worker scheduler cli tests bench deploy
 
-.PHONY: help demo test browser check format lint types imports bench real sixty trust chaos screenshots reference docs lock clean
+.PHONY: help demo test browser check format lint types imports bench real sixty large trust chaos screenshots reference docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ trust: $(VENV)/.dev ## ten real versions: installed offline, compared with plain
 
 sixty: $(VENV)/.dev ## sixty real packages over three workers, each failure beside what plain pip says
 	PYTHONPATH=. $(BIN)/python -m bench.sixty
+
+large: $(VENV)/.dev ## a batch of 10,000 tiny packages: submit, status, memory; hours; LARGE_ARGS="--seconds 600" cuts it short
+	PYTHONPATH=. $(BIN)/python -m bench.large $(LARGE_ARGS)
 
 chaos: $(VENV)/.dev ## services under random faults, ten minutes at most; CHAOS_ARGS="--seed N" replays
 	PYTHONPATH=. timeout 600 $(BIN)/python -m tests.chaos $(CHAOS_ARGS)
