@@ -167,7 +167,7 @@ def _refuse_nothing(spec: JobSpec) -> None:
 def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) -> tuple[Record, Seen]:
     with agent.gateway.session(spec.target, spec.index) as session:
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
-        task.requirements.write_text(f"--index-url {session.index_url}\n{spec.requirement}\n", encoding="utf-8")
+        task.requirements.write_text(f"--index-url {session.index_url}\n{_line(spec)}\n", encoding="utf-8")
         arguments, run_pip = _command(spec, agent, task)
         try:
             outcome = run_pip(
@@ -183,6 +183,16 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
     return record, seen
+
+
+def _line(spec: JobSpec) -> str:
+    """Return the requirement as pip reads it in a file: without its marker, which is true of the target.
+
+    pip takes ` -` and ` #` within a marker's text for an option and a comment.
+    """
+    requirement = Requirement(spec.requirement)
+    requirement.marker = None
+    return str(requirement)
 
 
 def _said(task: TaskDirectory, session: Session, masker: Masker) -> tuple[str, ...]:
