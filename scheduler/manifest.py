@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from config import kinds
@@ -19,6 +19,9 @@ from jobs.models import Priority
 
 MIN_REFRESH_SECONDS = 1.0
 """As often as a scheduler can be relied on to look; how often it makes sense is up to ``cache.pageTtl``."""
+
+MAX_ENTRIES = 20_000
+"""Redis takes a batch in one go, and answers nobody else meanwhile."""
 
 _NEWLINE = re.compile(r"\r\n|\r|\n")  # not str.splitlines: editors do not count form feeds as lines
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -85,8 +88,14 @@ class _Visualization(_Strict):
     target: _Target = _Target()
 
 
+def _whole(value: object) -> object:
+    if type(value) is not int:  # true and 1.0 are equal to 1
+        raise ValueError("must be 1")
+    return value
+
+
 class _Manifest(_Strict):
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_whole)]
     visualizations: tuple[_Visualization, ...] = Field(strict=False, min_length=1)
     refresh: Annotated[str, AfterValidator(_interval)] | None = None
 
@@ -321,7 +330,10 @@ def _refuse_repetition(path: Path, root: yaml.Node | None) -> None:
 
 def _entries(named: Iterable[tuple[str, str]]) -> list[Entry]:
     entries, problems = [], []
-    for name, text in named:
+    for number, (name, text) in enumerate(named):
+        if number == MAX_ENTRIES:
+            problems.append(f"more than {MAX_ENTRIES} packages at once: make several batches of them")
+            break
         try:
             entries.append(Entry(parse_requirement(text)))
         except ValueError as error:

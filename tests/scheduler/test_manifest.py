@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.manifest import Entry, InvalidManifest, asked_for, collect, parse_requirement
+from scheduler.manifest import MAX_ENTRIES, Entry, InvalidManifest, asked_for, collect, parse_requirement
 
 
 def problems(requirements: list[str], file: Path | None = None) -> tuple[str, ...]:
@@ -60,6 +60,14 @@ def test_every_bad_line_is_reported_with_its_number(tmp_path: Path) -> None:
     assert "line 4: `./path`" in found[2]
 
 
+def test_more_than_redis_should_take_at_once_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("acme\n" * (MAX_ENTRIES + 1))
+    assert problems([], file) == (f"more than {MAX_ENTRIES} packages at once: make several batches of them",)
+    file.write_text("acme\n" * MAX_ENTRIES)
+    assert len(collect([], file)) == MAX_ENTRIES
+
+
 def test_a_manifest_says_for_each_package_where_from_and_how_strict(tmp_path: Path) -> None:
     file = tmp_path / "manifest.yml"
     file.write_text(
@@ -113,6 +121,8 @@ def test_a_wrong_entry_is_one_problem(tmp_path: Path) -> None:
     [
         ("visualizations: [{package: a}]", "line 1: version: is missing"),
         ("version: 2\nvisualizations: [{package: a}]", "line 1: version: must be 1"),
+        ("version: true\nvisualizations: [{package: a}]", "line 1: version: must be 1"),
+        ("version: 1.0\nvisualizations: [{package: a}]", "line 1: version: must be 1"),
         ("version: 1\nvisualizations: {package: a}", "line 2: visualizations: must be a list"),
         ("version: 1\nvisualizations: [a]", "line 2: visualizations.0: must be a mapping"),
         ("version: 1\nvisualizations: [{package: a}]\nfoo: 1", "line 3: foo: no such key is known here"),
