@@ -40,7 +40,8 @@ def kill_child(world: "World", chance: random.Random) -> bool:
 def kill_pip(world: "World", chance: random.Random) -> bool:
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
-        pips = [pid for worker in world.workers for pid in worker.pips()]
+        # While it starts, a worker looks whether the machine's own pip runs, and would not start.
+        pips = [pid for worker in world.workers if worker.ready for pid in worker.pips()]
         if pips:
             return _kill_one(pips, chance)
         time.sleep(0.02)

@@ -3,7 +3,6 @@
 import json
 import os
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,6 @@ from jobs.models import Job, JobState
 from jobs.store import StatusStore
 from tests.support.command import children
 
-_SWEPT_SECONDS = 90
 _PREFIX = "vizfetch"
 
 
@@ -204,15 +202,7 @@ def _judge_machine(evidence: Evidence, figures: Figures) -> None:
     orphans = list(_orphans(evidence.known()))
     figures.orphans = len(orphans)
     figures.wrong += [f"orphan {orphan}" for orphan in orphans]
-    figures.wrong += [f"left on the disk: {path}" for place in evidence.temporary for path in _left_over(place)]
-
-
-def _left_over(place: Path) -> Iterator[Path]:
-    """Yield what no worker will sweep: a check that was cut short at a start is swept a minute later."""
-    with suppress(FileNotFoundError):
-        for path in place.iterdir():
-            if not path.name.startswith("vizfetch-contract-") or time.time() - path.stat().st_mtime > _SWEPT_SECONDS:
-                yield path
+    figures.wrong += [f"left on the disk: {path}" for place in evidence.temporary for path in place.glob("*")]
 
 
 def _orphans(known: frozenset[int]) -> Iterator[str]:
