@@ -122,6 +122,7 @@ def _worker(
         yield process
     finally:
         _stop(process)
+        _sweep(settings)
 
 
 def _stop(worker: BaseProcess) -> None:
@@ -132,6 +133,15 @@ def _stop(worker: BaseProcess) -> None:
     if worker.is_alive():
         worker.kill()
         worker.join()
+
+
+def _sweep(settings: Settings) -> None:
+    """Remove what the worker did not get to: it may have been killed, or told to end while it was cleaning up."""
+    from worker.directories import sweep
+    from worker.pip import FRESH
+
+    sweep(settings.temporary_directory)
+    sweep(settings.cache.directory, [FRESH])
 
 
 def _work(settings: Settings, environment: Mapping[str, str], log: Path) -> None:

@@ -1,6 +1,7 @@
 """The agent as a service: Celery's worker with a gateway beside it."""
 
 import mmap
+import multiprocessing
 import os
 import signal
 import socket
@@ -28,7 +29,8 @@ from jobs.store import StatusStore
 from worker.announcement import Announcement
 from worker.attempt import Lines, run_attempt
 from worker.connectivity import require_services
-from worker.environment import check_environment, own_temporary_files, sweep
+from worker.directories import sweep
+from worker.environment import check_environment
 from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
@@ -44,6 +46,8 @@ EXIT_BROKEN = 1
 _JOBS_PER_CHILD = 200
 _CHILD_KIBIBYTES = 512 * 1024
 """A child that has done so many jobs, or has become so large, is replaced after its job, whatever it leaked."""
+
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - shm_overview(7)
 
 _log = structlog.get_logger()
 
@@ -98,7 +102,7 @@ def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = Fal
     """
     check_environment(settings)
     _sweep(settings)
-    with own_temporary_files(settings.temporary_directory), listening(settings.api) as listener:
+    with listening(settings.api) as listener:
         require_services(settings, environment)
         pip = pin(settings.cache.directory)
         with GatewayProcess(
@@ -177,6 +181,7 @@ def _serve(
 
 
 def _worker(app: Celery, settings: Settings) -> Worker:
+    _share_in_memory()
     queues = queues_of(settings.target, settings.indexes)
     app.conf.task_queues = declare(queues)
     worker: Worker = app.Worker(
@@ -194,6 +199,16 @@ def _worker(app: Celery, settings: Settings) -> Worker:
         redirect_stdouts=False,
     )
     return worker
+
+
+def _share_in_memory() -> None:
+    """Have Celery's pool make what its processes share where Python's own multiprocessing makes it.
+
+    By default it makes a directory for temporary files, which a worker that is killed leaves behind, and cannot start
+    when that disk is full.
+    """
+    if os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
+        multiprocessing.current_process()._config["tempdir"] = _SHARED_MEMORY  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
 
 
 def _running_jobs() -> list[str]:

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from config.settings import Settings, Target
 from config.sizes import format_size
+from worker.directories import CONTRACT, locked_directory
 from worker.findings import Finding, holds, wrong
 
 SHELL = "/bin/sh"
 _PROBE_SECONDS = 10.0
 """A loaded machine needs one or two. Longer than for Redis and the store: a start must not fail for a cold disk."""
-_PREFIX = "vizfetch-contract-"
 _TEMPORARY = "moderne.agent.visualization.temporaryDirectory"
 _CACHE = "moderne.agent.visualization.cache.directory"
 _TARGET = "moderne.agent.visualization.target"
@@ -131,7 +131,7 @@ class _NoShell(Exception):
     """There is no shell that could be asked anything."""
 
 
-def _shell(command: str, *arguments: str, directory: str = "/") -> _Ran:
+def _shell(command: str, *arguments: str, directory: Path = Path("/")) -> _Ran:
     """Run a command as users would type it: ``$1`` and so on are the ``arguments``. Raises _NoShell."""
     try:
         process = subprocess.Popen(
@@ -198,7 +198,7 @@ def _venv(settings: Settings) -> Finding:
     """Make a venv without pip, and see that it could have had one: bootstrapping it takes seconds."""
     subject = _VENV
     try:
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=settings.temporary_directory) as place:
+        with locked_directory(settings.temporary_directory, CONTRACT) as place:
             command = 'python3 -m venv --without-pip "$1" && exec python3 -c "import ensurepip"'
             ran = _shell(command, f"{place}/venv", directory=place)
     except OSError:
@@ -228,8 +228,8 @@ def _pip(settings: Settings) -> Finding:
 def _temporary_directory(settings: Settings) -> Iterator[Finding]:
     directory, subject = settings.temporary_directory, "temporary directory"
     try:
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=directory) as place:
-            program = Path(place) / "program"
+        with locked_directory(directory, CONTRACT) as place:
+            program = place / "program"
             program.write_text(f"#!{SHELL}\nexit 0\n")
             program.chmod(0o700)
             executable = _runs(program)

@@ -6,7 +6,6 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +17,11 @@ from typing import IO
 
 from bundles.target import platforms
 from config.settings import Target
+from worker.directories import locked_directory, sweep
 
 LOOK_EVERY_SECONDS = 0.25
+FRESH = ".pip-"
+"""What the pinned pip is made in."""
 _KEPT_LINES = 200
 
 # What pip needs of this process's environment. Everything else stays out: PIP_*, PYTHON* and proxy variables would
@@ -55,19 +57,20 @@ def pin(cache: Path) -> PinnedPip:
     """
     found = distribution("pip")
     place = cache / f"pip-{found.version}"
+    sweep(cache, [FRESH])
     if not place.is_dir():
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fresh = Path(tempfile.mkdtemp(prefix=".pip-", dir=cache))
-        try:
+        with locked_directory(cache, FRESH) as fresh:
+            made = fresh / place.name
+            made.mkdir(mode=0o700)
             source = Path(str(found.locate_file("pip")))
-            shutil.copytree(source, fresh / "pip", ignore=shutil.ignore_patterns("__pycache__"))
-            compileall.compile_dir(fresh, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
-            fresh.rename(place)
-        except OSError:
-            if not place.is_dir():
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.copytree(source, made / "pip", ignore=shutil.ignore_patterns("__pycache__"))
+            compileall.compile_dir(made, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+            try:
+                made.rename(place)
+            except OSError:
+                if not place.is_dir():
+                    raise
     return PinnedPip(place, found.version)
 
 

@@ -1,13 +1,13 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from config.settings import CacheSettings, Settings, Target
-from worker.environment import check_environment, own_temporary_files, sweep, task_directory
+from worker.directories import sweep
+from worker.environment import check_environment, task_directory
 from worker.errors import UnfitEnvironment
 from worker.pip import PinnedPip
 
@@ -50,27 +50,6 @@ def test_the_sweep_removes_what_a_killed_worker_left_and_nothing_else(tmp_path: 
         assert task.python.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["something-else"]
     assert sweep(tmp_path) == []
-
-
-def test_temporary_files_of_a_worker_s_own_are_swept_when_it_was_killed(tmp_path: Path) -> None:
-    worker = (
-        "import multiprocessing.util, os, pathlib, signal\n"
-        "from worker.environment import own_temporary_files\n"
-        f"with own_temporary_files(pathlib.Path({str(tmp_path)!r})):\n"
-        "    multiprocessing.util.get_temp_dir()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    subprocess.run([sys.executable, "-c", worker], env={**os.environ, "TMPDIR": str(elsewhere)}, check=False)
-    assert list(elsewhere.iterdir()) == []
-    (left,) = (path for path in tmp_path.iterdir() if path != elsewhere)
-    assert [path.name[:5] for path in left.iterdir() if path.is_dir()] == ["pymp-"]
-    with own_temporary_files(tmp_path) as own:
-        assert sweep(tmp_path) == [left]
-        assert Path(tempfile.gettempdir()) == own
-    assert list(tmp_path.iterdir()) == [elsewhere]
-    assert Path(tempfile.gettempdir()) != own
 
 
 def test_a_directory_that_is_just_being_made_is_not_swept(tmp_path: Path) -> None:

@@ -55,6 +55,21 @@ def test_pinning_twice_gives_the_same_place(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_what_was_left_by_a_worker_that_was_killed_while_it_pinned_is_swept(tmp_path: Path) -> None:
+    maker = (
+        "import os, pathlib, signal, worker.pip\n"
+        "worker.pip.compileall.compile_dir = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"worker.pip.pin(pathlib.Path({str(tmp_path)!r}))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", maker], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".pip-")
+    place = pin(tmp_path).directory
+    assert list(tmp_path.iterdir()) == [place]
+    assert place.stat().st_mode & 0o777 == 0o700
+
+
 def test_the_task_s_python_runs_exactly_the_pinned_pip(tmp_path: Path, pinned: PinnedPip) -> None:
     with task_directory(tmp_path, pinned) as task:
         outcome = run(task.python, ["--version"], scratch=task.scratch, log=task.log, timeout_seconds=60, check=nothing)
