@@ -13,6 +13,8 @@ from tests.chaos.faults import DISKS, KILLS, OTHERS, Act, plays
 from tests.chaos.judge import Figures
 from tests.chaos.world import World, world
 
+_LOOK_EVERY_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,10 +67,13 @@ def _play(made: World, plan: Plan, figures: Figures, say: Callable[[str], None])
     stop = threading.Event()
     others = {name: act for name, act in _acts(made).items() if name not in KILLS}
     lanes = [
-        threading.Thread(target=_lane, args=(made, acts, pause, f"{plan.seed}-{name}", figures, stop, say), name=name)
-        for name, acts, pause in (
-            ("kills", KILLS, plan.kill_pause_seconds),
-            ("others", others, plan.fault_pause_seconds),
+        threading.Thread(
+            target=_lane, args=(made, acts, pause, f"{plan.seed}-{name}", early, figures, stop, say), name=name
+        )
+        for name, acts, pause, early in (
+            # Where the machine is slow, kills wait for the jobs: else workers would do nothing but start.
+            ("kills", KILLS, plan.kill_pause_seconds, lambda: figures.kills * plan.jobs > made.offered * plan.kills),
+            ("others", others, plan.fault_pause_seconds, lambda: False),
         )
     ]
     deadline = time.monotonic() + plan.seconds
@@ -79,7 +84,7 @@ def _play(made: World, plan: Plan, figures: Figures, say: Callable[[str], None])
         with suppress(StatusUnavailable):
             if made.unfinished() < plan.batch / 2:
                 made.give_work(plan.batch)
-        time.sleep(0.2)
+        time.sleep(_LOOK_EVERY_SECONDS)
     stop.set()
     for lane in lanes:
         lane.join()
@@ -90,13 +95,17 @@ def _lane(
     acts: Mapping[str, tuple[Act, int]],
     pause_seconds: tuple[float, float],
     seed: str,
+    early: Callable[[], bool],
     figures: Figures,
     stop: threading.Event,
     say: Callable[[str], None],
 ) -> None:
     """Play one fault after the other; kills and other faults have a lane each, so that they meet."""
     for play in plays(acts, pause_seconds, seed):
-        if stop.wait(play.pause_seconds):
+        ended = stop.wait(play.pause_seconds)
+        while early() and not ended:
+            ended = stop.wait(_LOOK_EVERY_SECONDS)
+        if ended:
             return
         try:
             met = acts[play.name][0](made, random.Random(play.seed))  # noqa: S311 - to be replayed
