@@ -72,13 +72,15 @@ def submit(
     """
     from cli.schedules import register
     from cli.watch import watch
+    from config.tracing import tracing_of
     from scheduler.manifest import asked_for
     from scheduler.submit import new_batch_id
     from scheduler.submit import submit as queue
 
     asked = asked_for(requirements or [], file)
-    settings = invocation(context).settings(config)
-    with status_store(settings) as store:
+    called = invocation(context)
+    settings = called.settings(config)
+    with tracing_of(settings, called.environment, "vizfetch"), status_store(settings) as store:
         batch = new_batch_id()
         with recorded(settings, "batch_submit", batch=batch, entries=len(asked.entries)):
             queue(store, asked.entries, settings, batch=batch, priority=priority, anew=anew)
@@ -132,8 +134,11 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Queue the failed or cancelled jobs of batches, or single jobs, again."""
-    settings = invocation(context).settings(config)
-    with status_store(settings) as store:
+    from config.tracing import tracing_of
+
+    called = invocation(context)
+    settings = called.settings(config)
+    with tracing_of(settings, called.environment, "vizfetch"), status_store(settings) as store:
         chosen = _chosen(store, names)
         if kinds:
             chosen = {batch: _of_kinds(store, batch, jobs, kinds) for batch, jobs in chosen.items()}

@@ -33,6 +33,7 @@ def fetch(
     """
     from cli.machine import machine
     from cli.watch import watch
+    from config.tracing import tracing_of
     from scheduler.manifest import asked_for
     from scheduler.submit import submit
 
@@ -45,7 +46,8 @@ def fetch(
     _refuse_other_machines(entries, settings.target)
     # Like Ctrl-C: what was started is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    with machine(settings, called.environment, out) as here:
+    traces = tracing_of(settings, called.environment, "vizfetch")
+    with machine(settings, called.environment, out) as here, traces:
         batch = watch(here.store, submit(here.store, entries, here.settings), check=here.check)
     if as_json:
         print_json(batch.as_document())

@@ -47,10 +47,12 @@ class Invocation:
         from config.logging import configure_logging
         from config.secrets import secret_values
         from config.sources import read
+        from config.tracing import tracing_settings
 
         reading = read(self.arguments, self.environment, file=file)
         settings = reading.settings
-        configure_logging(json=json_logs or None, secrets=secret_values(settings), agent=settings.nickname)
+        secrets = {*secret_values(settings), *tracing_settings(self.environment).secrets()}
+        configure_logging(json=json_logs or None, secrets=secrets, agent=settings.nickname)
         return reading
 
 

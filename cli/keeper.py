@@ -24,6 +24,7 @@ from cli.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_UNAVAILABLE, MachineStoppe
 from cli.output import SPEAKER
 from config.audit import STDOUT
 from config.settings import ApiSettings, RedisSettings, Settings, StorageSettings
+from config.tracing import tracing_of
 from scheduler.service import loop_for
 
 _PR_SET_PDEATHSIG = 1
@@ -75,6 +76,7 @@ def _run(settings: Settings, environment: Mapping[str, str], out: Path, command:
         valkey = cleanup.enter_context(_valkey(place))
         # Forked, which spares it the imports, and therefore before this process has any thread.
         worker = cleanup.enter_context(_worker(inside, environment, log, command))
+        cleanup.enter_context(tracing_of(inside, environment, "vizfetch-scheduler"))
         scheduler = cleanup.enter_context(_scheduler(inside))
         command.send(str(place))
         while not wait([command, worker.sentinel], timeout=_LOOK_EVERY_SECONDS):

@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 from cli import agents, batches, cache, check, configuration, fetch, logs, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
 from cli.invocation import Invocation
-from config.entries import is_setting, split_arguments, split_foreign
+from config.entries import is_setting, is_tracing, split_arguments, split_foreign
 from config.privacy import hide_from_neighbours
 
 
@@ -119,8 +119,9 @@ def run() -> NoReturn:
     """
     hide_from_neighbours()
     environment = {name: _as_utf_8(value) for name, value in os.environ.items()}
-    for name in filter(is_setting, environment):
-        del os.environ[name]
+    for name in environment:
+        if is_setting(name) or is_tracing(name):
+            del os.environ[name]
     if sys.stdout.encoding == _ASCII:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # it is what Python opened
     sys.exit(main([_as_utf_8(argument) for argument in sys.argv[1:]], environment))

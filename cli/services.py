@@ -32,10 +32,11 @@ def scheduler(context: typer.Context, config: ConfigFile = None, as_json: LogsAs
 
     from scheduler.service import run
 
-    settings = invocation(context).settings(config, json_logs=as_json)
+    called = invocation(context)
+    settings = called.settings(config, json_logs=as_json)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     log = structlog.get_logger()
-    run(settings, stop, started=lambda: log.info("scheduler_started"))
+    run(settings, stop, called.environment, started=lambda: log.info("scheduler_started"))
     log.info("scheduler_stopped")

@@ -147,6 +147,11 @@ def is_setting(variable: str) -> bool:
     return begins_like_ours(variable)
 
 
+def is_tracing(variable: str) -> bool:
+    """Whether an environment variable is one of OpenTelemetry's, and so may hold the credentials of a receiver."""
+    return variable.startswith("OTEL_")
+
+
 def from_arguments(arguments: Iterable[str]) -> Iterator[Written]:
     """Read ``--name=value`` and ``-Dname=value``; other arguments are left alone."""
     for argument in filter(is_argument, arguments):

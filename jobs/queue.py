@@ -18,6 +18,7 @@ from kombu.exceptions import OperationalError
 from kombu.transport.redis import Channel
 from redis import Redis
 
+from config import tracing
 from config.redis_url import Sentinels
 from config.settings import IndexSettings, RedisSettings, Target
 from jobs.connection import (
@@ -32,7 +33,7 @@ from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.store import StatusUnavailable
 from jobs.transport import SENTINEL_TRANSPORT, TASK, TRANSPORT, register_transports
 
-__all__ = ["TASK", "celery_app", "declare", "lengths", "publish", "queue_for", "queues_of"]
+__all__ = ["TASK", "celery_app", "declare", "instrument", "lengths", "publish", "queue_for", "queues_of"]
 
 _STEPS = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
 """What kombu calls them: its Redis transport serves the smallest number first."""
@@ -67,6 +68,22 @@ def celery_app(settings: RedisSettings) -> Celery:
     app = Celery("vizfetch", set_as_current=False)
     app.conf.update(_CONFIG | _broker(settings))
     return app
+
+
+def instrument(app: Celery) -> None:
+    """Trace what ``app`` publishes, if this process sends traces.
+
+    Celery's instrumentation looks for a task by its name in the default app, and never ends the span of a message whose
+    task it does not find.
+    """
+    if tracing.active():
+        app.set_default()
+        app.task(name=TASK)(_elsewhere)
+        tracing.instrument_celery()
+
+
+def _elsewhere(**_: object) -> None:
+    """Stand for the task of the workers."""
 
 
 def queue_for(spec: JobSpec) -> str:

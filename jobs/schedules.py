@@ -14,6 +14,7 @@ from typing import cast
 from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 
+from config.tracing import traceparent
 from jobs.models import Batch, JobSpec, Schedule
 from jobs.scripts import Scripts
 from jobs.store import PREFIX, StatusStore, UnknownJob, entries_of, translated
@@ -123,7 +124,7 @@ class Schedules:
         """
         entries = entries_of(due.batch, due.specs)
         with translated():
-            said = self._run("schedule_run", due.name, due.due_ms, due.digest, due.batch, entries)
+            said = self._run("schedule_run", due.name, due.due_ms, due.digest, due.batch, entries, traceparent())
         return Ran.NOT_DUE if said is None else Ran(said)
 
     def _schedule(self, name: str, next_ms: float, fields: dict[str, str | None]) -> Schedule:

@@ -7,7 +7,8 @@
 --   P:job:ID            hash  what is known of a job; kept like its batch
 --                               batch, lane, spec (JSON, fixed), state, attempt, tries, created_ms, queued_ms,
 --                               updated_ms, worker, claimant (who holds the attempt), error (JSON), bundle (JSON),
---                               timings (JSON), progress (JSON), waiting (why no agent is given it)
+--                               timings (JSON), progress (JSON), waiting (why no agent is given it),
+--                               traceparent (by which its trace is continued, if whoever queued it sends traces)
 --   P:log:ID            hash  what pip said by the number of the attempt, of the last three (logs.py); kept like its batch
 --   P:batch:ID          hash  created_ms, total, schedule (its name, if one made it), unchanged (how many jobs were
 --                             answered from memory), and the number of jobs in each state by its name;
@@ -185,13 +186,18 @@ local function forget_expired_batches()
   end
 end
 
-local function enqueue(batch, entries, now)
+local function set_trace(id, traceparent)
+  if (traceparent or '') ~= '' then redis.call('HSET', job_key(id), 'traceparent', traceparent) end
+end
+
+local function enqueue(batch, entries, now, traceparent)
   local key, added, lanes = batch_key(batch), 0, {}
   for _, entry in ipairs(entries) do
     local id, lane, spec = entry[1], entry[2], entry[3]
     if redis.call('EXISTS', job_key(id)) == 0 then
       redis.call('HSET', job_key(id), 'batch', batch, 'lane', lane, 'spec', spec, 'state', 'queued', 'attempt', 1,
         'tries', 1, 'created_ms', now, 'queued_ms', now, 'updated_ms', now)
+      set_trace(id, traceparent)
       redis.call('RPUSH', key .. ':jobs', id)
       -- Jobs that are due at once are taken in the order of this score: that of the submission.
       redis.call('ZADD', due_key(lane, batch), now - #entries / 1000 + added / 1000, id)
@@ -220,9 +226,9 @@ local MEMORIES = P .. ':memories'
 local function memory_key(key) return P .. ':memory:' .. key end
 
 --- script: enqueue
--- ARGV: P, batch, JSON list of [id, lane, spec]. Returns how many jobs were new.
+-- ARGV: P, batch, JSON list of [id, lane, spec], traceparent (or ''). Returns how many jobs were new.
 -- Adds the batch whole. A job that is there already is left as it is.
-return enqueue(ARGV[2], cjson.decode(ARGV[3]), now_ms())
+return enqueue(ARGV[2], cjson.decode(ARGV[3]), now_ms(), ARGV[4])
 
 --- script: take
 -- ARGV: P, lane, limit, again_ms. Returns [id, attempt, id, attempt, ...] of the jobs whose message is due, one of
@@ -404,8 +410,8 @@ if #changed > 0 then expire_if_finished(changed[#changed], ARGV[4]) end
 return changed
 
 --- script: retry
--- ARGV: P, JSON list of ids of one batch. Returns the ids of those that had failed or were cancelled, and now are
--- queued again. Their tries are counted anew.
+-- ARGV: P, JSON list of ids of one batch, traceparent (or ''). Returns the ids of those that had failed or were
+-- cancelled, and now are queued again. Their tries are counted anew.
 local now, changed = now_ms(), {}
 for _, id in ipairs(cjson.decode(ARGV[2])) do
   local key = job_key(id)
@@ -413,7 +419,8 @@ for _, id in ipairs(cjson.decode(ARGV[2])) do
   if state == 'failed' or state == 'cancelled' then
     keep(batch_key(redis.call('HGET', key, 'batch')))
     redis.call('HSET', key, 'tries', 1)
-    redis.call('HDEL', key, 'error')
+    redis.call('HDEL', key, 'error', 'traceparent')
+    set_trace(id, ARGV[3])
     queue_again(id, state, now, now)
     changed[#changed + 1] = id
   end
@@ -459,8 +466,9 @@ end
 return found
 
 --- script: schedule_run
--- ARGV: P, name, due_ms, digest, batch, JSON list of [id, lane, spec]. Returns 'queued'; 'skipped' when the batch before
--- is not finished, or when no entries are given; nil when it is not due at that time any more, or not the same.
+-- ARGV: P, name, due_ms, digest, batch, JSON list of [id, lane, spec], traceparent (or ''). Returns 'queued'; 'skipped'
+-- when the batch before is not finished, or when no entries are given; nil when it is not due at that time any more, or
+-- not the same.
 -- Whatever the answer, it will not be due at that time again.
 local name, now = ARGV[2], now_ms()
 local key = schedule_key(name)
@@ -475,7 +483,7 @@ if #entries == 0 or (tonumber(left[1]) or 0) + (tonumber(left[2]) or 0) > 0 then
   redis.call('HINCRBY', key, 'skipped', 1)
   return 'skipped'
 end
-enqueue(ARGV[5], entries, now)
+enqueue(ARGV[5], entries, now, ARGV[7])
 redis.call('HSET', batch_key(ARGV[5]), 'schedule', name)
 redis.call('HSET', key, 'batch', ARGV[5], 'batch_ms', now, 'skipped', 0)
 return 'queued'

@@ -15,6 +15,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from config.settings import Target
+from config.tracing import span, traceparent
 from jobs.connection import said
 from jobs.errors import ErrorKind
 from jobs.logs import JobLog, log_of, pack
@@ -95,7 +96,7 @@ class StatusStore:
     def enqueue(self, batch: str, specs: Sequence[JobSpec]) -> int:
         """Add ``specs`` to ``batch`` as queued jobs, all or none, and return how many were new. Idempotent."""
         with translated():
-            return int(self._run("enqueue", batch, entries_of(batch, specs)))
+            return int(self._run("enqueue", batch, entries_of(batch, specs), traceparent()))
 
     def take_due(self, limit: int, again_seconds: float, priority: Priority = Priority.NORMAL) -> list[tuple[str, int]]:
         """Return (job id, attempt) of up to ``limit`` jobs of a priority for which a message is to be published now.
@@ -139,7 +140,8 @@ class StatusStore:
 
         They are of one batch.
         """
-        return self._change("retry", jobs)
+        with span("retry", {"vizfetch.jobs": len(jobs)}):
+            return self._change("retry", jobs, traceparent())
 
     def _change(self, script: str, jobs: Sequence[str], *arguments: str | int) -> list[str]:
         changed: list[str] = []
@@ -153,6 +155,11 @@ class StatusStore:
         with translated():
             text = cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "spec"))
         return None if text is None else _spec_of(job, text)
+
+    def traceparent(self, job: str) -> str | None:
+        """Return by what the trace of whoever queued a job is continued; None when it sends none."""
+        with translated():
+            return cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "traceparent"))
 
     def note(self, job: str, waiting: str) -> None:
         """Say why a queued job is not given to any agent; the empty text says that it is. Idempotent."""

@@ -10,6 +10,7 @@ from celery import Celery
 from redis import Redis
 
 from config.settings import RedisSettings
+from config.tracing import active, continued
 from jobs.agents import Agents
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.queue import lengths, publish, queue_for
@@ -107,7 +108,8 @@ class Routes:
             self.store.defer(message.job, message.attempt, _AGAIN_FULL_SECONDS)
             return False
         self.store.note(message.job, "")
-        publish(self.app, message, queue, priority)
+        with continued(self.store.traceparent(message.job) if active() else None):
+            publish(self.app, message, queue, priority)
         self._lengths[queue] += 1
         return True
 

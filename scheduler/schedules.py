@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from config.settings import Settings
+from config.tracing import span
 from jobs.models import Priority
 from jobs.schedules import Added, Ran, Schedules
 from scheduler.manifest import Asked, InvalidManifest
@@ -53,7 +54,8 @@ def run_due(schedules: Schedules, queued: Callable[[str, str, int], None] = lamb
     Any number of schedulers may do so. Raises ``StatusUnavailable``.
     """
     for due in schedules.due():
-        ran = schedules.run(due)
+        with span("schedule_run", {"vizfetch.batch": due.batch, "vizfetch.jobs": len(due.specs)}):
+            ran = schedules.run(due)
         if not due.specs and ran is Ran.SKIPPED:
             _log.error("schedule_unreadable", schedule=due.name, reason="another version of vizfetch wrote it")
         elif ran is Ran.SKIPPED:

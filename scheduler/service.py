@@ -2,15 +2,17 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from config.audit import audit_of, service
 from config.settings import Settings
+from config.tracing import tracing_of
 from jobs.connection import connect
 from jobs.losses import Losses
 from jobs.models import JobState
-from jobs.queue import celery_app
+from jobs.queue import celery_app, instrument
 from jobs.schedules import Schedules
 from jobs.store import StatusStore
 from scheduler.health import SchedulerHealth
@@ -25,6 +27,7 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
     """Connect a loop to the Redis of ``settings``. Raises ``StatusUnavailable`` when it does not answer."""
     redis = connect(settings.redis)
     app = celery_app(settings.redis)
+    instrument(app)
     try:
         store = StatusStore(redis, prefix=settings.redis.prefix, history_seconds=settings.history_seconds)
         store.ping()
@@ -51,8 +54,14 @@ def loop_for(settings: Settings) -> Iterator[Loop]:
         redis.close()
 
 
-def run(settings: Settings, stop: threading.Event, *, started: Callable[[], None] = lambda: None) -> None:
-    """Serve until ``stop`` is set, the API too.
+def run(
+    settings: Settings,
+    stop: threading.Event,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    *,
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until ``stop`` is set, the API too; ``environment`` says where traces are sent.
 
     Raises ``SettingsError`` when the API may not or cannot listen, and ``StatusUnavailable`` when Redis does not answer
     at the start.
@@ -60,7 +69,8 @@ def run(settings: Settings, stop: threading.Event, *, started: Callable[[], None
     from scheduler.api.server import serving  # noqa: PLC0415 - commands that only queue a batch need no web server
 
     health = SchedulerHealth(settings)
-    with serving(settings, health.actuator()), loop_for(settings) as loop:
+    traces = tracing_of(settings, environment, "vizfetch-scheduler")
+    with traces, serving(settings, health.actuator()), loop_for(settings) as loop:
         health.watch(loop)
         started()
         loop.run(stop)

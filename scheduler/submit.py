@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from config.settings import Settings, Target
+from config.tracing import span
 from jobs.models import JobSpec, Priority
 from jobs.store import StatusStore
 from scheduler.manifest import Entry
@@ -27,7 +28,9 @@ def submit(
     published before and has not changed is fetched. Raises ``StatusUnavailable``.
     """
     name = batch or new_batch_id()
-    store.enqueue(name, specs_of(entries, settings, priority, anew=anew))
+    specs = specs_of(entries, settings, priority, anew=anew)
+    with span("submit", {"vizfetch.batch": name, "vizfetch.jobs": len(specs)}):
+        store.enqueue(name, specs)
     return name
 
 

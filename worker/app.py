@@ -18,6 +18,7 @@ from celery.worker import state
 from bundles.store import open_store
 from config.audit import audit_of
 from config.settings import Settings
+from config.tracing import Tracing, instrument_celery, prepare, tracing_of, tracing_settings
 from jobs.actuator import ActuatorServer
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
 from jobs.listening import listening
@@ -70,7 +71,11 @@ class SharedFlag:
 class _Child:
     """What one of Celery's child processes holds. Made after the fork: connections do not survive one."""
 
-    def __init__(self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag) -> None:
+    def __init__(
+        self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag, traces: Tracing
+    ) -> None:
+        self._traces = traces.__enter__()
+        instrument_celery()
         self._meter = meter_for(settings.redis, settings.nickname)
         store, audit = open_store(settings.storage), audit_of(settings)
         self._agent = Agent(settings, store, GatewayClient(gateway), pip, self._meter, audit)
@@ -88,8 +93,9 @@ class _Child:
         run_attempt(message, self._agent, self._lines, stopping=self._stop.is_set)
 
     def close(self) -> None:
-        """Bring what was counted to where it is kept; waits a second at most."""
+        """Bring what was counted and traced to where it is kept; waits three seconds at most."""
         self._meter.close()
+        self._traces.close()
 
 
 def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
@@ -105,6 +111,8 @@ def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = Fal
     with listening(settings.api) as listener:
         require_services(settings, environment)
         pip = pin(settings.cache.directory)
+        traces = tracing_settings(environment)
+        prepare(traces)
         with GatewayProcess(
             settings.indexes,
             settings.cache,
@@ -113,8 +121,10 @@ def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = Fal
             redis=settings.redis,
             agent=settings.nickname,
             environment=environment,
+            traces=traces,
         ) as gateway:
-            return _serve(settings, gateway, pip, listener, drain=drain)
+            agent = tracing_of(settings, environment, "vizfetch-worker")
+            return _serve(settings, gateway, pip, listener, agent, drain=drain)
 
 
 def _rules(settings: Settings) -> Rules:
@@ -136,7 +146,13 @@ def _status(settings: Settings, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS)
 
 
 def _serve(
-    settings: Settings, gateway: GatewayProcess, pip: PinnedPip, listener: socket.socket | None, *, drain: bool
+    settings: Settings,
+    gateway: GatewayProcess,
+    pip: PinnedPip,
+    listener: socket.socket | None,
+    traces: Tracing,
+    *,
+    drain: bool,
 ) -> int:
     app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
     children: list[_Child] = []
@@ -144,7 +160,7 @@ def _serve(
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
         _sweep(settings)  # a child may be there in place of one that was killed
         try:
-            children.append(_Child(settings, gateway.address, pip, stop))
+            children.append(_Child(settings, gateway.address, pip, stop, traces))
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
             _log.exception("child_broke")
             broken.set()

@@ -11,6 +11,7 @@ import structlog
 
 from config.audit import service
 from config.settings import RetrySettings, Settings
+from config.tracing import Span, span
 from jobs.errors import ErrorKind
 from jobs.models import Claim, FetchMessage, JobError, PublishedBundle, Timings
 from jobs.queue import queue_for, queues_of
@@ -53,7 +54,10 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
         _log.debug("message_dropped", job=message.job, attempt=message.attempt)
         return
     claim, queued_seconds = claimed
-    with structlog.contextvars.bound_contextvars(job=claim.job, batch=claim.batch, attempt=claim.attempt):
+    about: dict[str, str | int] = {"job": claim.job, "batch": claim.batch, "attempt": claim.attempt}
+    values = {f"vizfetch.{name}": value for name, value in about.items()}
+    with structlog.contextvars.bound_contextvars(**about), span("attempt", values) as traced:
+        traced.set({"vizfetch.requirement": claim.spec.requirement})
         if queue_for(claim.spec) not in queues_of(settings.target, settings.indexes):
             _log.error("job_not_for_this_agent", requirement=claim.spec.requirement, index=claim.spec.index)
             _until_answered(lambda: lines.status.release(claim), stopping)
@@ -71,6 +75,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
         outcome = {True: end.outcome, False: "fenced", None: "unrecorded"}[recorded]
         record(outcome, kind=end.kind or None, bundle=end.bundle and end.bundle.id)
         count_attempt(agent.meter, outcome, end.kind, attempt.timings(), end.bundle)
+        _trace(traced, outcome, end)
 
 
 def _claimed(
@@ -109,6 +114,12 @@ class _End:
     record: Callable[[], bool]
     kind: str = ""
     bundle: PublishedBundle | None = None
+
+
+def _trace(traced: Span, outcome: str, end: _End) -> None:
+    traced.set({"vizfetch.outcome": outcome, "vizfetch.bundle": end.bundle.id if end.bundle else None})
+    if end.kind:
+        traced.fail(end.kind)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from bundles.target import environment
 from config.audit import Audit
 from config.secrets import Masker, secret_values
 from config.settings import Settings, Target
+from config.tracing import span
 from jobs.errors import ErrorKind
 from jobs.logs import readable
 from jobs.metrics import Meter
@@ -100,7 +101,8 @@ class Steps:
         self.heartbeat.report(Progress(step=name))
         begin = time.monotonic()
         try:
-            yield
+            with span(name):
+                yield
         finally:
             self._seconds[name] = round(time.monotonic() - begin, 3)
 

@@ -16,6 +16,7 @@ from packaging.markers import default_environment
 
 from bundles.errors import BundleError
 from bundles.layout import BUNDLES, MANIFEST
+from config.tracing import span
 from jobs.agents import fingerprint
 from jobs.memory import Memory
 from jobs.models import JobSpec, PublishedBundle, Recollection
@@ -49,10 +50,13 @@ class Recollections:
         ``check`` is called several times a second; what it raises is raised.
         """
         known = None if spec.anew else self._known(spec)
-        if known is None or not self._still_right(spec, known, check):
+        if known is None:
             return None
-        if not patiently(partial(self._in_store, known.bundle), check):
-            return None
+        with span("look_again"):
+            if not self._still_right(spec, known, check):
+                return None
+            if not patiently(partial(self._in_store, known.bundle), check):
+                return None
         return known.bundle.model_copy(update={"unchanged": True, "uploaded_bytes": 0})
 
     def remember(self, spec: JobSpec, fetched: Fetched) -> None:

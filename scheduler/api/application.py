@@ -61,6 +61,8 @@ def routes(resources: Resources) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(json_only)],
+        # What is traced stands in config.tracing. FastAPI's own spans would hold queries and messages of errors.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.resources = resources
     app.state.seats = events.Seats(events.LISTENERS)

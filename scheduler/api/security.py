@@ -38,6 +38,8 @@ class Caller:
     name: str
     """``loopback``, or which credential was shown."""
     address: str
+    traceparent: str = ""
+    """By what the caller's trace is continued, if it has one (W3C Trace Context)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Door:
     def caller(self, headers: Headers, address: str) -> "tuple[Caller, Credential | None] | Refusal":
         """Return who calls and by which credential, or why nobody is let in."""
         if not self.access.credentials:
-            return Caller(LOOPBACK, address), None
+            return Caller(LOOPBACK, address, headers.get("traceparent", "")), None
         shown = [credential for credential in self.access.credentials if credential.shown(headers)]
         # Whoever was let in before is not shut out by others behind the same address who try wrong ones.
         if shown and address not in self._known and (wait := self._wrong.wait_seconds(address)):
@@ -117,7 +119,7 @@ class Door:
         for credential in shown:
             if name := credential.caller(headers):
                 self._remember(address)
-                return Caller(name, address), credential
+                return Caller(name, address, headers.get("traceparent", "")), credential
         if shown:
             self._wrong.take(address)
         wrong = ' error="invalid_token"' if shown else ""

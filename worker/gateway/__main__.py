@@ -18,6 +18,7 @@ import structlog
 from config.logging import configure_logging
 from config.privacy import hide_from_neighbours
 from config.secrets import secret_values
+from config.tracing import Tracing
 from jobs.metrics import Meter, meter_for
 from worker.gateway.cache import FileCache
 from worker.gateway.server import Application, Server
@@ -57,7 +58,7 @@ def _run(startup: Startup, parent_died: int) -> None:
         cache = FileCache(startup.cache.directory, startup.cache.max_size_bytes, startup.cache.page_ttl_seconds)
     except OSError as error:
         _refuse(f"The cache directory {startup.cache.directory} cannot be used: {error.strerror or error}")
-    with closing(cache), closing(_meter(startup)) as meter:
+    with closing(cache), _traces(startup), closing(_meter(startup)) as meter:
         try:
             server = _server(startup, cache, meter)
         except TrustError as error:
@@ -100,11 +101,16 @@ def _die_with(parent_pid: int) -> None:
 
 def _set_up_logging(startup: Startup) -> None:
     """Log to standard error, which the worker shares, without the secrets now known."""
-    configure_logging(secrets=secret_values(startup), agent=startup.agent)
+    configure_logging(secrets={*secret_values(startup), *startup.traces.secrets()}, agent=startup.agent)
     # It warns of headers that it cannot read, with the whole URL, and signed ones are keys for whoever reads them.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     # An index may speak a newer minor version of the protocol: it is compatible by definition (PEP 629).
     warnings.simplefilter("ignore", pypi_simple.UnexpectedRepoVersionWarning)
+
+
+def _traces(startup: Startup) -> Tracing:
+    """Return what sends this process's traces. Its end does not wait for that as long as its parent waits for it."""
+    return Tracing(startup.traces, service="vizfetch-gateway", instance=startup.agent, secrets=secret_values(startup))
 
 
 def _meter(startup: Startup) -> Meter:

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -230,8 +231,9 @@ class FileCache:
                     other_digest=wanted.other_digest,
                 )
                 self._downloads[key] = download
-                work = (key, download, wanted, link)
-                threading.Thread(target=self._run, args=work, daemon=True).start()
+                # For whoever asked first it is logged and traced.
+                work = (self._run, key, download, wanted, link)
+                threading.Thread(target=copy_context().run, args=work, daemon=True).start()
             download.hold()
             return download
 

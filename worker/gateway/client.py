@@ -7,6 +7,7 @@ import requests
 from structlog.contextvars import get_contextvars
 
 from config.settings import Model, Target
+from config.tracing import traceparent
 from worker.gateway.errors import GatewayError, GatewayLost
 from worker.gateway.record import Progress, Record
 from worker.gateway.revalidation import RevalidationRequest, Seen
@@ -92,20 +93,26 @@ class GatewayClient:
         Waits for the indexes, as long as one call may take. Raises GatewayLost and GatewayError.
         """
         with _http(self._address) as http:
-            answer = _call(http, "POST", f"{self._address.url}/control/revalidations", request.model_dump_json())
+            body = request.model_copy(update={"labels": _labels()}).model_dump_json()
+            answer = _call(http, "POST", f"{self._address.url}/control/revalidations", body)
         return Seen.model_validate_json(answer)
 
     def _register(self, http: requests.Session, target: Target, index: str | None) -> str:
-        bound = get_contextvars()
-        labels = {name: bound[name] for name in _LABELS if name in bound}
-        body = SessionRequest(target=target, index=index, labels=labels).model_dump_json()
+        body = SessionRequest(target=target, index=index, labels=_labels()).model_dump_json()
         return _call(http, "POST", f"{self._address.url}/control/sessions", body).decode("ascii")
+
+
+def _labels() -> dict[str, str | int]:
+    bound = get_contextvars()
+    return {name: bound[name] for name in _LABELS if name in bound}
 
 
 def _http(address: GatewayAddress) -> requests.Session:
     http = requests.Session()
     http.trust_env = False  # neither a proxy nor a netrc entry has a say on loopback
     http.headers[CONTROL_HEADER] = address.control_token
+    if parent := traceparent():
+        http.headers["traceparent"] = parent
     return http
 
 

@@ -19,6 +19,7 @@ import structlog
 from pydantic import SecretStr
 
 from config.settings import CacheSettings, IndexSettings, RedisSettings
+from config.tracing import TracingSettings
 from jobs.traffic import Patience
 from worker.gateway.client import GatewayAddress
 from worker.gateway.errors import GatewayError
@@ -55,12 +56,14 @@ class GatewayProcess:
         agent: str | None = None,
         session_idle_seconds: float = 3600,
         environment: Mapping[str, str] | None = None,
+        traces: TracingSettings | None = None,
     ) -> None:
         """Take settings; nothing is started yet.
 
         ``environment`` is this process's, of which the gateway gets a few harmless variables. ``ca_bundle`` is
         what ``worker.gateway.startup.ca_bundle`` finds there. Through ``redis`` the gateways of all workers know
         which indexes are down; ``agent`` is the name under which there is counted what is asked of them.
+        ``traces`` says where it is told to.
         """
         self._indexes = indexes
         self._cache = cache
@@ -71,6 +74,7 @@ class GatewayProcess:
         self._patience = patience or Patience()
         self._agent = agent
         self._session_idle_seconds = session_idle_seconds
+        self._traces = traces or TracingSettings()
         self._environment = {name: value for name, value in (environment or {}).items() if name in _KEPT_VARIABLES}
         self._control_token = secrets.token_urlsafe(32)
         self._listener: socket.socket | None = None
@@ -185,6 +189,7 @@ class GatewayProcess:
             agent=self._agent,
             restarted=self._ready.is_set(),
             session_idle_seconds=self._session_idle_seconds,
+            traces=self._traces,
         )
 
     def _let_go(self) -> None:

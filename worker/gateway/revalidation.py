@@ -9,6 +9,7 @@ for ``minPackageAge`` changes it, and a new address of the same file does not.
 import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import structlog
@@ -42,6 +43,8 @@ class RevalidationRequest(Model):
     index: str | None = None
     """The only index to ask, by its name; None for all in their order."""
     projects: tuple[str, ...]
+    labels: Mapping[str, str | int] = {}
+    """As those of a task."""
 
 
 def seen(places: "Mapping[str, Place | None]") -> Seen:
@@ -65,7 +68,7 @@ def look_again(task: "Task", projects: Iterable[str]) -> Seen:
     """Have ``task`` look at the projects, several at once, and return what it sees. Never raises for an index."""
     names = sorted(set(projects))[:MAX_PROJECTS]
     with ThreadPoolExecutor(_PAGES_AT_ONCE, thread_name_prefix="look-again") as pool:
-        for future in [pool.submit(task.place, name) for name in names]:
+        for future in [pool.submit(copy_context().run, task.place, name) for name in names]:
             if (error := future.exception()) is not None:
                 _log.info("revalidation_broken_off", reason=str(error))
                 pool.shutdown(cancel_futures=True)

@@ -11,7 +11,6 @@ from typing import Any
 from cheroot import wsgi
 from packaging.utils import canonicalize_name
 from pydantic import ValidationError
-from structlog.contextvars import bound_contextvars
 
 from config.logging import cheroot_error_log
 from jobs.errors import ErrorKind
@@ -27,6 +26,7 @@ _MAX_REQUEST_BYTES = 64 * 1024
 _BACKLOG = 256
 _KEPT_CONNECTIONS = 256
 _CLIENT_TIMEOUT_SECONDS = 120
+_TRACEPARENT = "HTTP_TRACEPARENT"
 
 _TIMEOUTS = {ErrorKind.CONNECT_TIMEOUT, ErrorKind.READ_TIMEOUT}
 
@@ -87,7 +87,7 @@ class Application:
             request = SessionRequest.model_validate_json(environ["wsgi.input"].read(_MAX_REQUEST_BYTES))
         except ValidationError as error:
             return _text(start_response, HTTPStatus.BAD_REQUEST, str(error))
-        task = self._tasks.register(request.target, request.index, request.labels)
+        task = self._tasks.register(request.target, request.index, request.labels, environ.get(_TRACEPARENT))
         if task is None:
             return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
         return _text(start_response, HTTPStatus.OK, task.token)
@@ -97,11 +97,13 @@ class Application:
             request = RevalidationRequest.model_validate_json(environ["wsgi.input"].read(_MAX_REQUEST_BYTES))
         except ValidationError as error:
             return _text(start_response, HTTPStatus.BAD_REQUEST, str(error))
-        task = self._tasks.register(request.target, request.index)
+        task = self._tasks.register(request.target, request.index, request.labels, environ.get(_TRACEPARENT))
         if task is None:
             return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
         try:
-            return _json(start_response, look_again(task, request.projects).model_dump_json())
+            with task.bound():
+                found = look_again(task, request.projects)
+            return _json(start_response, found.model_dump_json())
         finally:
             self._tasks.remove(task.token)
 
@@ -111,7 +113,7 @@ class Application:
             return _text(start_response, HTTPStatus.NOT_FOUND, "no such task")
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             return _text(start_response, HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD")
-        with bound_contextvars(**task.labels):
+        with task.bound():
             match parts[1:]:
                 case ["simple", name] | ["simple", name, ""] if _PROJECT.fullmatch(canonicalize_name(name)):
                     return _page(task, canonicalize_name(name), environ, start_response)

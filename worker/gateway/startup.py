@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import SecretStr
 
 from config.settings import CacheSettings, IndexSettings, Model, RedisSettings
+from config.tracing import TracingSettings
 from jobs.traffic import Patience
 
 
@@ -57,6 +58,8 @@ class Startup(Model):
     """Under whose name is counted; None: nothing is."""
     restarted: bool = False
     """Whether it takes the place of one that ended by itself."""
+    traces: TracingSettings = TracingSettings()
+    """Where the requests to indexes are told to."""
     session_idle_seconds: float = 3600
     threads: int = 40
 

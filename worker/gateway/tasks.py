@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from config.settings import IndexSettings, Target
+from config.tracing import continued
 from jobs.errors import ErrorKind
 from worker.gateway import advice
 from worker.gateway.addresses import shown
@@ -102,6 +104,8 @@ class Task:
         self.token = secrets.token_urlsafe(24)
         self.labels: Mapping[str, str | int] = {}
         """For log lines."""
+        self.traceparent: str | None = None
+        """To which step of a trace its requests belong."""
         self._target = target
         self._rules = rules
         self._upstreams = upstreams
@@ -116,6 +120,12 @@ class Task:
         self._kept: dict[str, bool] = {}
         """Whether a file was in the cache before this task asked for anything of it."""
         self.used_at = time.monotonic()
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Have what is logged and traced in the block belong to this task."""
+        with bound_contextvars(**self.labels), continued(self.traceparent):
+            yield
 
     def place(self, project: str) -> Place | None:
         """Find a project; None when every index says that it does not have it. Raises Refused.
@@ -293,14 +303,18 @@ class Tasks:
         self._tasks: dict[str, Task] = {}
 
     def register(
-        self, target: Target, index: str | None, labels: Mapping[str, str | int] = MappingProxyType({})
+        self,
+        target: Target,
+        index: str | None,
+        labels: Mapping[str, str | int] = MappingProxyType({}),
+        traceparent: str | None = None,
     ) -> Task | None:
         """Add a task that sees all indexes, or only ``index``; None when there is no such index."""
         upstreams = tuple(upstream for upstream in self._upstreams if index in {None, upstream.name})
         if index is not None and not upstreams:
             return None
         task = Task(target, self._rules, upstreams, self._shelf, self._cache)
-        task.labels = labels
+        task.labels, task.traceparent = labels, traceparent
         with self._lock:
             self._forget_idle()
             self._tasks[task.token] = task

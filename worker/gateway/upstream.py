@@ -27,6 +27,7 @@ import structlog
 import urllib3.exceptions
 
 from config.settings import IndexSettings
+from config.tracing import Span, request_span
 from jobs.errors import ErrorKind
 from jobs.metrics import Meter
 from jobs.traffic import Outcome, Traffic
@@ -77,10 +78,13 @@ _T = TypeVar("_T")
 class Answer:
     """An index's answer with its headers read and its body still to come. Close it after use."""
 
-    def __init__(self, response: requests.Response, url: str, received: Callable[[int], None]) -> None:
-        """``received`` is told how many bytes came, at the end."""
+    def __init__(
+        self, response: requests.Response, url: str, received: Callable[[int], None], traced: Span | None = None
+    ) -> None:
+        """``received`` is told how many bytes came, at the end; ``traced`` ends with the answer."""
         self._response = response
         self._received = received
+        self._traced = traced or Span()
         self._error: UpstreamError | None = None
         self._decoded = True
         self.turn: _Turn | None = None
@@ -131,10 +135,20 @@ class Answer:
                 hurry(self._response.raw, _DRAIN_SECONDS)
                 self._response.raw.drain_conn()
         finally:
-            self._received(self._response.raw.tell())
+            size_bytes = self._response.raw.tell()
+            self._received(size_bytes)
             self._response.close()
+            self._end_trace(size_bytes)
             if self.turn is not None:
                 self.turn.end(self._error)
+
+    def _end_trace(self, size_bytes: int) -> None:
+        self._traced.set({"http.response.status_code": self.status, "http.response.body.size": size_bytes})
+        if self._error is not None:
+            self._traced.fail(self._error.kind)
+        elif self.status >= HTTPStatus.BAD_REQUEST and self.status not in GONE:
+            self._traced.fail(str(self.status))
+        self._traced.end()
 
 
 @dataclass
@@ -319,7 +333,10 @@ class Upstream:
         sent = dict(headers)
         if own and self._authorization is not None:
             sent["Authorization"] = self._authorization
-        with self._measured(), _translated(url, in_body=False):
+        traced = request_span(
+            "GET", {"http.request.method": "GET", "url.full": shown(url), "vizfetch.index": self.name}
+        )
+        with self._measured(traced), _translated(url, in_body=False):
             response = self._http.get(
                 url,
                 headers=sent,
@@ -331,16 +348,18 @@ class Upstream:
                 stream=True,
             )
         self.meter.add("vizfetch_index_requests", index=self.name, status=str(response.status_code))
-        return Answer(response, url, self._count_bytes)
+        return Answer(response, url, self._count_bytes, traced)
 
     @contextmanager
-    def _measured(self) -> Iterator[None]:
-        """Count a request that gets no answer, and measure how long one takes that does."""
+    def _measured(self, traced: Span) -> Iterator[None]:
+        """Count a request that gets no answer, which ends its span, and measure how long one takes that does."""
         begin = time.monotonic()
         try:
             yield
         except UpstreamError as error:
             self.meter.add("vizfetch_index_requests", index=self.name, status=error.kind)
+            traced.fail(error.kind)
+            traced.end()
             raise
         self.meter.observe("vizfetch_index_answer_seconds", time.monotonic() - begin, index=self.name)
 
