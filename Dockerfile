@@ -47,7 +47,7 @@ ENV PATH=/opt/vizfetch/bin:$PATH \
     MODERNE_AGENT_VISUALIZATION_TEMPORARYDIRECTORY=/var/tmp/vizfetch
 USER 10001:10001
 EXPOSE 8080
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "-I", "-S", "/opt/vizfetch/health.py"]
 ENTRYPOINT ["tini", "--", "vizfetch"]
 CMD ["--help"]

@@ -109,7 +109,7 @@ def test_the_end_does_not_wait_for_a_receiver_that_is_silent(receiver: Receiver)
 def test_variables_that_cannot_be_followed_are_told(
     receiver: Receiver, variables: Mapping[str, str], named: str
 ) -> None:
-    with capture_logs() as told, tracing({ENDPOINT: receiver.url} | variables), span("step"):
+    with capture_logs() as told, tracing({ENDPOINT: receiver.url, **variables}), span("step"):
         assert not active()
     assert [line["event"] for line in told] == ["traces_refused"]
     assert named in told[0]["reason"]
