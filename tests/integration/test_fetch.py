@@ -15,6 +15,8 @@ from tests.integration.packages import PASSWORD
 from tests.support.command import VIZFETCH, Deployment, children, eventually
 from tests.support.index_server import Exchange, IndexServer, Slow, Stall, Status
 
+_PATIENCE_SECONDS = 150
+"""For a start on a machine that is busy."""
 PIP = [sys.executable, "-m", "pip", "--isolated"]
 
 
@@ -279,7 +281,7 @@ def test_a_command_that_is_killed_leaves_nothing_running(
         env=machine.environment | {"TMPDIR": str(tmp_path)},
         stderr=subprocess.DEVNULL,
     ) as process:
-        eventually(lambda: index.seen("/files/acme_base"))
+        eventually(lambda: index.seen("/files/acme_base"), _PATIENCE_SECONDS)
         found = children(process.pid)
         process.kill()
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
@@ -307,8 +309,9 @@ def test_a_command_that_is_killed_while_it_starts_leaves_nothing(
         env=machine.environment | {"TMPDIR": str(tmp_path)},
         stderr=subprocess.DEVNULL,
     ) as process:
-        eventually(lambda: list(tmp_path.glob(there)))
+        eventually(lambda: list(tmp_path.glob(there)) or process.poll() is not None, _PATIENCE_SECONDS)
+        assert process.poll() is None
         process.kill()
-    eventually(lambda: vizfetch_processes(tmp_path) == [], explain=lambda: str(vizfetch_processes(tmp_path)))
+    eventually(lambda: vizfetch_processes(tmp_path) == [], _PATIENCE_SECONDS, lambda: str(vizfetch_processes(tmp_path)))
     assert left_over(tmp_path) == []
     assert list(tmp_path.glob("machine/cache/.pip-*")) == []
