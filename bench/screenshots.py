@@ -38,6 +38,7 @@ _WRONG = (
 _LIBRARIES = Path(__file__).with_name("libraries.txt")
 _WIDE, _NARROW = (1360, 900), (390, 844)
 _COLOURS = 256
+_ON_ITS_WAY = 6
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,21 @@ class Site:
         while not self.call("GET", f"/batches/{batch}")["finished"]:
             time.sleep(0.5)
 
+    def get_going(self, batch: str) -> None:
+        """Wait until a batch is well on its way, so that there is something to see."""
+        while True:
+            counts = self.call("GET", f"/batches/{batch}")["counts"]
+            if isinstance(counts, dict) and counts["running"] > 1 and counts["published"] >= _ON_ITS_WAY:
+                return
+            time.sleep(0.1)
+
 
 @contextmanager
-def site(place: Path) -> Iterator[Site]:
-    """Run everything until the block is left."""
+def site(place: Path, kept: Path) -> Iterator[Site]:
+    """Run everything until the block is left; what is fetched from the public index stays in ``kept``."""
     port = str(free_port())
     # The public index by way of a mirror, and one that is down, which is asked for what the first does not have.
-    with mirror(place / "mirror", record=True) as public, valkey(place / "valkey") as redis:
+    with mirror(kept, record=True) as public, valkey(place / "valkey") as redis:
         settings = {
             f"{_PREFIX}REDIS_URL": redis.url.get_secret_value(),
             f"{_PREFIX}STORAGE_URI": (place / "store").as_uri(),
@@ -100,29 +109,31 @@ def main() -> int:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--mirror", type=Path, help="where to keep what was fetched, for the next time")
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="vizfetch-screenshots-") as name, site(Path(name)) as here:
+    with (
+        tempfile.TemporaryDirectory(prefix="vizfetch-screenshots-") as name,
+        site(Path(name), options.mirror or Path(name) / "mirror") as here,
+    ):
         for version in reversed(_VERSIONS):
             here.finish(here.submit([f"{_PACKAGE}=={version}"]))
         libraries = [line for line in _LIBRARIES.read_text().splitlines() if line and not line.startswith("#")]
         mixed = here.submit([*(f"{_PACKAGE}=={version}" for version in _VERSIONS), *_WRONG])
         here.finish(mixed)
-        here.submit(libraries, requireSpecs=False)
+        here.get_going(here.submit(libraries, requireSpecs=False))
         with chromium() as browser:
             _take_all(browser, here, mixed, options.directory)
     return 0
 
 
 def _take_all(browser: Browser, here: Site, batch: str, directory: Path) -> None:
-    pages = {"overview": "/", "batch": f"/batches/{batch}", "catalogue": "/catalogue"}
-    for scheme in ("light", "dark"):
-        for name, path in pages.items():
-            _take(browser, f"{here.url}{path}", directory / f"page-{name}-{scheme}.png", scheme, _WIDE)
-    for name, path in pages.items():
-        _take(browser, f"{here.url}{path}", directory / f"page-{name}-narrow.png", "light", _NARROW)
-    detail = f"{here.url}/catalogue?q=sankey"
-    _take(browser, detail, directory / "page-visualization-light.png", "light", _WIDE, follow=".viz a")
+    # The first while something is going on.
+    for name, path in {"overview": "/", "batch": f"/batches/{batch}", "catalogue": "/catalogue"}.items():
+        for kind, scheme, size in (("light", "light", _WIDE), ("dark", "dark", _WIDE), ("narrow", "light", _NARROW)):
+            _take(browser, f"{here.url}{path}", directory / f"page-{name}-{kind}.png", scheme, size)
+    found = f"{here.url}/catalogue?q=sankey"
+    _take(browser, found, directory / "page-visualization-light.png", "light", _WIDE, follow=".viz a")
 
 
 def _take(

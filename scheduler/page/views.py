@@ -81,8 +81,8 @@ def query(**values: object) -> str:
 def page(request: Request, template: str, status: int = 200, **values: object) -> Response:
     """Return a page."""
     caller = getattr(request.state, "caller", None)
-    can_leave = caller is not None and caller.name != LOOPBACK
-    text = templates().get_template(template).render(can_leave=can_leave, path=request.url.path, **values)
+    about = {"inside": caller is not None, "can_leave": caller is not None and caller.name != LOOPBACK}
+    text = templates().get_template(template).render(**about, path=request.url.path, **values)
     return HTMLResponse(text, status, headers={"Content-Security-Policy": POLICY})
 
 

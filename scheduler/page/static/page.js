@@ -87,10 +87,14 @@ function troubled(why) {
   away(`${why} What is shown here is from ${lastWell.toLocaleTimeString()}.`);
 }
 
+let tookMs = 0;
+
 async function load(address) {
   let answer;
+  const began = performance.now();
   try {
     answer = await ask(address);
+    tookMs = performance.now() - began;
   } catch {
     troubled("The scheduler does not answer.");
     return null;
@@ -160,11 +164,12 @@ function listen() {
   if (!batch || !running || source) return;
   source = new EventSource(`/api/v1/batches/${encodeURIComponent(batch)}/events`);
   let due = null;
+  // What is costly to make, as a batch with thousands of failures, is asked for less often.
   const soon = () => {
     due ??= setTimeout(() => {
       due = null;
       void refresh();
-    }, 400);
+    }, Math.min(Math.max(400, 10 * tookMs), 10000));
   };
   const close = () => {
     source?.close();
