@@ -36,7 +36,7 @@ _WRONG = (
     "torch==1.4.0",
 )
 _LIBRARIES = Path(__file__).with_name("libraries.txt")
-_WIDE, _NARROW = (1360, 900), (390, 844)
+_WIDE, _NARROW = (1360, 880), (390, 844)
 _COLOURS = 256
 _ON_ITS_WAY = 6
 
@@ -155,7 +155,9 @@ def _take(
     context.close()
     # A picture of a page has few colours: with a palette it is a third as large.
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+        picture.convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            file, optimize=True
+        )
     print(f"{file} {file.stat().st_size // 1000} kB", flush=True)
 
 
