@@ -39,6 +39,7 @@ _LIBRARIES = Path(__file__).with_name("libraries.txt")
 _WIDE, _NARROW = (1360, 880), (390, 844)
 _COLOURS = 256
 _ON_ITS_WAY = 6
+_START_WITHIN_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,9 @@ def site(place: Path, kept: Path) -> Iterator[Site]:
             deployment.service("worker", MODERNE_AGENT_NICKNAME="build-07") as one,
             deployment.service("worker", MODERNE_AGENT_NICKNAME="build-12") as other,
         ):
-            scheduler.wait_for("scheduler_started")
+            scheduler.wait_for("scheduler_started", _START_WITHIN_SECONDS)
             for worker in (one, other):
-                worker.wait_for("ready.")
+                worker.wait_for("ready.", _START_WITHIN_SECONDS)
             yield Site(f"http://127.0.0.1:{port}")
 
 
