@@ -37,7 +37,6 @@ _WRONG = (
 )
 _LIBRARIES = Path(__file__).with_name("libraries.txt")
 _WIDE, _NARROW = (1360, 880), (390, 844)
-_COLOURS = 256
 _ON_ITS_WAY = 6
 _START_WITHIN_SECONDS = 300
 
@@ -145,7 +144,7 @@ def _take(
         viewport={"width": width, "height": height},
         color_scheme="dark" if scheme == "dark" else "light",
         reduced_motion="reduce",
-        device_scale_factor=1.5 if size == _NARROW else 1.25,
+        device_scale_factor=1.5 if size == _NARROW else 1,
     )
     page = context.new_page()
     page.goto(url)
@@ -154,11 +153,9 @@ def _take(
     _settle(page)
     page.screenshot(path=file)
     context.close()
-    # A picture of a page has few colours: with a palette it is a third as large.
+    # Without transparency and packed as tightly as PNG can. A palette would be smaller, and show other colours.
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            file, optimize=True
-        )
+        picture.convert("RGB").save(file, optimize=True)
     print(f"{file} {file.stat().st_size // 1000} kB", flush=True)
 
 
