@@ -1,9 +1,9 @@
 """What the index gateway costs and saves, on real input, against the public index.
 
-    .venv/bin/python bench/gateway.py [--package NAME==VERSION] [--jobs 10]
+    .venv/bin/python bench/gateway.py [--package NAME==VERSION] [--jobs 10] [--index URL]
 
-1. CPU seconds of one ``pip download``: against the index itself, through a gateway whose cache is empty, and through
-   one whose cache is warm; for the gateway, its own share is counted too.
+1. CPU seconds for the files of one package: by ``pip download`` against the index itself, through a gateway whose cache
+   is empty, and through one whose cache is warm; for the gateway, its own share is counted too.
 2. Bytes that came from the index against unique bytes, for many jobs at once on an empty cache.
 
 Everything runs in one go on one machine, so the ratios count more than the seconds. Needs the network, the development
@@ -39,7 +39,7 @@ from worker.gateway.startup import Retries
 from worker.gateway.tasks import Tasks
 from worker.gateway.upkeep import usage
 from worker.gateway.upstream import Answer, Upstream
-from worker.pip import PinnedPip, download_arguments, pin
+from worker.pip import PinnedPip, choose_arguments, chosen, only_wheels, pin
 
 PACKAGE = "moderne-visualizations-misc==2.2.0"
 TTL_SECONDS = 3600.0
@@ -51,15 +51,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--package", default=PACKAGE)
     parser.add_argument("--jobs", type=int, default=10)
+    parser.add_argument("--index", default=pypi_simple.PYPI_SIMPLE_ENDPOINT)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vizfetch-bench-") as name:
-        bench = Bench(Path(name), options.package)
+        bench = Bench(Path(name), options.package, options.index)
         print(json.dumps({**bench.one(), **bench.many(options.jobs)}, indent=2))
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one ``pip download`` took."""
+    """What one package took."""
 
     pip_cpu_seconds: float
     gateway_cpu_seconds: float
@@ -104,15 +105,16 @@ class Counting(Upstream):
 class Bench:
     """The pinned pip of the tasks in an environment like theirs, and gateways in this very process."""
 
-    def __init__(self, place: Path, package: str) -> None:
+    def __init__(self, place: Path, package: str, index: str) -> None:
         self._place = place
+        self._index = index
         self._package = package
         self._target = Target()
         self._pip = self._environment(pin(place / "pip"))
 
     def one(self) -> dict[str, object]:
         """Measure one job: direct, cold, warm."""
-        direct = self._measured(lambda: self._download(pypi_simple.PYPI_SIMPLE_ENDPOINT), own=False)
+        direct = self._measured(self._directly, own=False)
         with self._gateway("one") as client:
             cold = self._measured(lambda: self._through(client))
             warm = self._measured(lambda: self._through(client))
@@ -152,7 +154,7 @@ class Bench:
 
     @contextmanager
     def _gateway(self, name: str) -> Iterator[GatewayClient]:
-        index = IndexSettings(name="public", url=pypi_simple.PYPI_SIMPLE_ENDPOINT)
+        index = IndexSettings(name="public", url=self._index)
         upstream = Counting(index, retries=Retries())
         cache = FileCache(self._place / name, 10 * 2**30, TTL_SECONDS)
         tasks = Tasks((upstream,), Shelf(TTL_SECONDS, cache.pages), cache, TTL_SECONDS)
@@ -169,21 +171,33 @@ class Bench:
             upstream.close()
 
     def _through(self, client: GatewayClient) -> None:
-        with client.session(self._target) as session:
-            self._download(session.index_url)
+        with client.session(self._target) as session, self._task(session.index_url) as task:
+            requirements, report = task / "requirements.txt", task / "report.json"
+            self._run(task, choose_arguments(self._target, requirements, report, silence_seconds=TIMEOUT_SECONDS))
+            (task / "wheels").mkdir()
+            files = chosen(report, session.index_url)
+            while not session.collect(files, task / "wheels").done:
+                pass
             incidents = session.record().incidents
         if incidents:
             sys.exit(incidents[0].message)
 
-    def _download(self, index_url: str) -> None:
+    def _directly(self) -> None:
+        with self._task(self._index) as task:
+            where = ["--requirement", str(task / "requirements.txt"), "--dest", str(task / "wheels")]
+            self._run(task, ["download", *where, *only_wheels(self._target), "--no-cache-dir"])
+
+    @contextmanager
+    def _task(self, index_url: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=self._place) as name:
-            task = Path(name)
-            requirements = task / "requirements.txt"
-            requirements.write_text(f"--index-url {index_url}\n{self._package}\n")
-            arguments = download_arguments(self._target, requirements, task / "wheels", silence_seconds=TIMEOUT_SECONDS)
-            environment = {"PATH": os.environ["PATH"], "HOME": name, "TMPDIR": name, "PIP_CONFIG_FILE": os.devnull}
-            command = [str(self._pip), "-I", "-m", "pip", *arguments]
-            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT_SECONDS)
+            (Path(name) / "requirements.txt").write_text(f"--index-url {index_url}\n{self._package}\n")
+            yield Path(name)
+
+    def _run(self, task: Path, arguments: list[str]) -> None:
+        place = str(task)
+        environment = {"PATH": os.environ["PATH"], "HOME": place, "TMPDIR": place, "PIP_CONFIG_FILE": os.devnull}
+        command = [str(self._pip), "-I", "-m", "pip", *arguments]
+        subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=TIMEOUT_SECONDS)
 
     def _measured(self, work: Callable[[], None], *, own: bool = True) -> Spent:
         children, ours, began = _children_seconds(), time.process_time(), time.monotonic()

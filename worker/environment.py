@@ -47,8 +47,13 @@ class TaskDirectory:
         return self.root / "requirements.txt"
 
     @property
+    def report(self) -> Path:
+        """What pip chose."""
+        return self.root / "report.json"
+
+    @property
     def wheels(self) -> Path:
-        """Where pip leaves the wheels."""
+        """Where the wheels are brought."""
         return self.root / "wheels"
 
     @property

@@ -38,7 +38,7 @@ from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
 from worker.installation import prove_installation
 from worker.judge import bundle_failure, judge
-from worker.pip import DeadlineExceeded, Outcome, PinnedPip, build_arguments, download_arguments, run, tail
+from worker.pip import DeadlineExceeded, Outcome, PinnedPip, build_arguments, choose_arguments, chosen, run, tail
 from worker.pip_server import PipServer
 
 _PROGRESS_EVERY_SECONDS = 1.0
@@ -171,6 +171,8 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{_line(spec)}\n", encoding="utf-8")
         arguments, run_pip = _command(spec, agent, task)
+        deadline = time.monotonic() + agent.settings.fetch_timeout_seconds
+        watch = _Watch(session, steps.heartbeat)
         try:
             outcome = run_pip(
                 task.python,
@@ -178,10 +180,12 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
                 scratch=task.scratch,
                 log=task.log,
                 timeout_seconds=agent.settings.fetch_timeout_seconds,
-                check=_Watch(session, steps.heartbeat).look,
+                check=watch.look,
             )
         finally:
             steps.said = _said(task, session, agent.masker)
+        if outcome.exit_code == 0 and task.report.exists():
+            _collect(session, task, deadline, watch.look)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
     return record, seen
@@ -197,6 +201,19 @@ def _line(spec: JobSpec) -> str:
     return str(requirement)
 
 
+def _collect(session: Session, task: TaskDirectory, deadline: float, check: Callable[[], None]) -> None:
+    """Have the gateway bring what pip chose; what an index did not deliver is in its record."""
+    files = chosen(task.report, session.index_url)
+    while not (state := session.collect(files, task.wheels)).done:
+        check()
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded
+    if state.errno is not None:
+        raise OSError(state.errno, state.problem)
+    if state.problem is not None:
+        raise GatewayError(state.problem)
+
+
 def _said(task: TaskDirectory, session: Session, masker: Masker) -> tuple[str, ...]:
     """Return pip's last lines for whoever wants to know; none when pip did not begin."""
     try:
@@ -210,7 +227,7 @@ def _command(spec: JobSpec, agent: Agent, task: TaskDirectory) -> tuple[list[str
     """Return pip's arguments and what runs it: a build runs what strangers wrote, in an interpreter of its own."""
     silence_seconds = agent.settings.fetch_timeout_seconds
     if agent.settings.sdists == "never":
-        arguments = download_arguments(spec.target, task.requirements, task.wheels, silence_seconds=silence_seconds)
+        arguments = choose_arguments(spec.target, task.requirements, task.report, silence_seconds=silence_seconds)
         return arguments, agent.pip_server.run
     require_glibc(spec.target)
     return build_arguments(task.requirements, task.wheels, silence_seconds=silence_seconds), run

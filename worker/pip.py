@@ -1,6 +1,7 @@
 """The one owner of the pip subprocess."""
 
 import compileall
+import json
 import os
 import select
 import shutil
@@ -14,10 +15,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import IO
+from urllib.parse import unquote
 
 from bundles.target import platforms
 from config.settings import Target
 from worker.directories import locked_directory, sweep
+from worker.gateway.collection import Choice
 
 LOOK_EVERY_SECONDS = 0.25
 FRESH = ".pip-"
@@ -74,22 +77,47 @@ def pin(cache: Path) -> PinnedPip:
     return PinnedPip(place, found.version)
 
 
-def download_arguments(target: Target, requirements: Path, destination: Path, *, silence_seconds: float) -> list[str]:
-    """Return pip's arguments for the wheels of ``requirements`` that ``target`` can load.
+def choose_arguments(target: Target, requirements: Path, report: Path, *, silence_seconds: float) -> list[str]:
+    """Return pip's arguments for choosing the wheels of ``requirements`` that ``target`` can load.
 
-    A single ``--platform`` matches only itself, so every older platform is named too. ``--retries 0``: the gateway
-    retries, and knows why; it may be silent for ``silence_seconds`` while it does. The requirement and the address of
-    the index stand in the file, since arguments can be read by everybody on the machine.
+    pip writes into ``report`` which files it would install and downloads nothing but metadata. It chooses as
+    ``pip download`` does, which goes the same way up to there, and looks at nothing that is installed.
+
+    ``--retries 0``: the gateway retries, and knows why; it may be silent for ``silence_seconds`` while it does. The
+    requirement and the address of the index stand in the file, since arguments can be read by everybody on the machine.
+    """
+    return [
+        *("install", "--dry-run", "--ignore-installed", "--report", str(report)),
+        *("--requirement", str(requirements)),
+        *only_wheels(target),
+        *_always(silence_seconds),
+    ]
+
+
+def only_wheels(target: Target) -> list[str]:
+    """Return the arguments that have pip look at wheels for ``target`` alone.
+
+    A single ``--platform`` matches only itself, so every older platform is named too.
     """
     python = target.python.replace(".", "")
     return [
-        "download",
-        *("--requirement", str(requirements), "--dest", str(destination)),
         *("--only-binary", ":all:", "--implementation", "cp", "--abi", f"cp{python}"),
         *("--python-version", target.python),
         *(argument for platform in platforms(target) for argument in ("--platform", platform)),
-        *_always(silence_seconds),
     ]
+
+
+def chosen(report: Path, index_url: str) -> list[Choice]:
+    """Read from pip's installation report which files of the index it chose.
+
+    Anything else that it may name is left out. It then is missing from the bundle, which the checks notice.
+    https://pip.pypa.io/en/stable/reference/installation-report/
+    """
+    files = f"{index_url.removesuffix('simple/')}files/"
+    installed = json.loads(report.read_bytes())["install"]
+    urls = [each["download_info"]["url"] for each in installed]
+    parts = [url.removeprefix(files).split("/") for url in urls if url.startswith(files)]
+    return [Choice(project=project, filename=unquote(filename)) for project, filename in parts]
 
 
 def build_arguments(requirements: Path, destination: Path, *, silence_seconds: float) -> list[str]:

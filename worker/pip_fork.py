@@ -27,7 +27,7 @@ _SOON_NEEDED = (
     "pip._internal.cli.main",
     "pip._internal.cli.autocompletion",
     "pip._internal.cli.main_parser",
-    "pip._internal.commands.download",
+    "pip._internal.commands.install",
     "pip._internal.metadata.importlib",
     "pip._internal.resolution.resolvelib.resolver",
     "pip._internal.utils.wheel",

@@ -13,7 +13,7 @@ from bundles.target import environment, fits, full_version, platforms, tags
 from config.settings import Target
 from tests.bundles.factory import bundled
 from tests.support.wheels import build_wheel
-from worker.pip import download_arguments
+from worker.pip import only_wheels
 
 JAMMY = Target()
 ARM = Target(python="3.12", glibc="2.28", architecture="aarch64")
@@ -127,7 +127,7 @@ def test_pip_chooses_for_aarch64_what_that_machine_would(
         build_wheel(tmp_path / "offered", "a", tag=tag)
     wanted = tmp_path / "wanted.txt"
     wanted.write_text(f"--no-index\n--find-links {tmp_path / 'offered'}\na\n")
-    arguments = download_arguments(target, wanted, tmp_path / "chosen", silence_seconds=9)
+    arguments = ["download", "--requirement", str(wanted), "--dest", str(tmp_path / "chosen"), *only_wheels(target)]
     done = subprocess.run([sys.executable, "-I", "-m", "pip", *arguments], capture_output=True, text=True, check=False)
     found = sorted(file.name for file in tmp_path.glob("chosen/*"))
     assert found == ([] if chosen is None else [f"a-1.0-{chosen}.whl"]), done.stderr

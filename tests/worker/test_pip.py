@@ -9,7 +9,7 @@ import pytest
 
 from config.settings import Target
 from worker.environment import TaskDirectory, task_directory
-from worker.pip import DeadlineExceeded, PinnedPip, download_arguments, pin, run
+from worker.pip import DeadlineExceeded, PinnedPip, choose_arguments, pin, run
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +158,7 @@ def test_pip_dies_with_a_worker_that_is_killed(tmp_path: Path, pinned: PinnedPip
 
 
 def test_the_arguments_hold_neither_the_requirement_nor_an_index(tmp_path: Path) -> None:
-    arguments = download_arguments(Target(), tmp_path / "requirements.txt", tmp_path / "wheels", silence_seconds=900)
+    arguments = choose_arguments(Target(), tmp_path / "requirements.txt", tmp_path / "report", silence_seconds=900)
     assert not any("http" in argument for argument in arguments)
     assert arguments.count("--platform") > 30
     assert "manylinux_2_35_x86_64" in arguments

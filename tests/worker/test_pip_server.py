@@ -1,5 +1,6 @@
 """The server runs pip as ``worker.pip`` does, and leaves no process behind, whoever of the chain is killed."""
 
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from tests.support.index_server import IndexServer
 from tests.support.wheels import build_wheel
 from tests.worker.test_pip import gone, nothing, pinned
 from worker.environment import TaskDirectory, task_directory
-from worker.pip import DeadlineExceeded, Outcome, PinnedPip, download_arguments, run
+from worker.pip import DeadlineExceeded, Outcome, PinnedPip, choose_arguments, run
 from worker.pip_server import PipServer
 
 __all__ = ["pinned"]
@@ -44,7 +45,7 @@ def options(task: TaskDirectory, **more: Any) -> dict[str, Any]:
 
 def asked(task: TaskDirectory, index: str, requirement: str) -> list[str]:
     task.requirements.write_text(f"--index-url {index}\n{requirement}\n")
-    return download_arguments(Target(), task.requirements, task.wheels, silence_seconds=60)
+    return choose_arguments(Target(), task.requirements, task.report, silence_seconds=60)
 
 
 def only_child(pid: int) -> int | None:
@@ -71,7 +72,7 @@ def in_the_middle(server: PipServer, act: Callable[[int], None]) -> threading.Th
     return thread
 
 
-def test_it_downloads_what_a_subprocess_downloads(tmp_path: Path, pinned: PinnedPip, server: PipServer) -> None:
+def test_it_chooses_what_a_subprocess_chooses(tmp_path: Path, pinned: PinnedPip, server: PipServer) -> None:
     with IndexServer() as index:
         for wheel in [build_wheel(tmp_path, "acme", requires=["acme-base"]), build_wheel(tmp_path, "acme-base")]:
             index.add(wheel.name, wheel)
@@ -80,8 +81,9 @@ def test_it_downloads_what_a_subprocess_downloads(tmp_path: Path, pinned: Pinned
             with task_directory(tmp_path, pinned) as task:
                 outcome = way(task.python, asked(task, index.url, "acme"), **options(task))
                 lines = [line.replace(str(task.root), "") for line in outcome.lines if "Downloading" not in line]
-                found.append((outcome.exit_code, lines, sorted(file.name for file in task.wheels.iterdir())))
-    assert found[0][2] == ["acme-1.0-py3-none-any.whl", "acme_base-1.0-py3-none-any.whl"]
+                names = [each["metadata"]["name"] for each in json.loads(task.report.read_text())["install"]]
+                found.append((outcome.exit_code, lines, sorted(names)))
+    assert found[0][2] == ["acme", "acme-base"]
     assert found[0] == found[1] == found[2]
 
 

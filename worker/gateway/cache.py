@@ -82,10 +82,9 @@ class Stored:
             yield data
             start += len(data)
 
-    @property
-    def path(self) -> Path:
-        """A path that opens the very same bytes, with a position of its own, also after an eviction."""
-        return Path(f"/proc/self/fd/{self.descriptor}")
+    def arrivals(self) -> Iterator[int]:
+        """Yield how many bytes have arrived: all of them."""
+        yield self.size_bytes
 
     def close(self) -> None:
         """Let go of the file; it may have been evicted meanwhile."""
@@ -106,6 +105,28 @@ class Growing:
             for data in self._download.read(start, available):
                 yield data
                 start += len(data)
+
+    def arrivals(self) -> Iterator[int]:
+        """Yield how many bytes have arrived since the last time, to the end, when the whole is verified.
+
+        Raises UpstreamError.
+        """
+        seen = 0
+        while seen < self.size_bytes - 1:
+            now = min(self._download.wait_beyond(seen), self.size_bytes - 1)
+            yield now - seen
+            seen = now
+        yield self._download.wait_for_all() - seen
+
+    @property
+    def descriptor(self) -> int:
+        """What the bytes are read from."""
+        return self._download.descriptor
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole, once it has arrived."""
+        return self._download.sha256
 
     def close(self) -> None:
         """Let go of the download; it goes on for others, and for the cache."""
@@ -182,11 +203,18 @@ class FileCache:
             content = self.open(upstream, wanted)
             try:
                 if isinstance(content, Stored):
-                    return Made(self._checked(content.sha256, content.path, wanted))
+                    return Made(self.inside(content, wanted))
                 for _ in content.chunks(content.size_bytes - 1, content.size_bytes):  # when the whole is there
                     pass
             finally:
                 content.close()
+
+    def inside(self, content: "Stored | Growing", wanted: Wanted) -> bytes:
+        """Return what counts of the metadata in a file that has arrived.
+
+        Raises UpstreamError when the file is not what its name says.
+        """
+        return self._checked(content.sha256, open_again(content.descriptor), wanted)
 
     def has(self, upstream: Upstream, wanted: Wanted) -> bool:
         """Tell whether a file is kept, as far as can be told without reading it."""
@@ -251,8 +279,8 @@ class FileCache:
                     download.run(lambda sha256: self._keep(download, sha256, wanted, link))
                 else:
                     with contextlib.closing(stored):
-                        self._checked(stored.sha256, stored.path, wanted)
-                        download.adopt(stored.descriptor, stored.size_bytes)
+                        self.inside(stored, wanted)
+                        download.adopt(stored.descriptor, stored.size_bytes, stored.sha256)
         finally:
             with self._lock:
                 del self._downloads[key]
@@ -280,13 +308,13 @@ class FileCache:
 
     def _check_name(self, stored: Stored, wanted: Wanted) -> None:
         try:
-            self._checked(stored.sha256, stored.path, wanted)
+            self.inside(stored, wanted)
         except BaseException:
             stored.close()
             raise
 
     def _checked(self, sha256: str, path: Path, wanted: Wanted) -> bytes:
-        """Return a file's metadata, read once for each name that it has; nothing for what is metadata itself.
+        """Return of a file's metadata what counts, read once for each name; nothing for what is metadata itself.
 
         Raises UpstreamError when the file is not what its name says.
         """
@@ -298,7 +326,7 @@ class FileCache:
                 self._metadata.move_to_end(key)
                 return self._metadata[key]
         try:
-            content = inside.metadata(path, wanted.filename)
+            content = inside.essentials(inside.metadata(path, wanted.filename))
         except inside.NotThisFile as error:
             reason = f"is not what its name says: {error}"
             raise UpstreamError(ErrorKind.BROKEN_WHEEL, reason, url=shown(wanted.url)) from error
@@ -394,6 +422,11 @@ class FileCache:
             with contextlib.suppress(FileNotFoundError):
                 if link.stat().st_mtime < oldest:
                     link.unlink()
+
+
+def open_again(descriptor: int) -> Path:
+    """Return a path that opens the very same bytes, with a position of its own, also after an eviction."""
+    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def _growing(download: Download) -> Growing:

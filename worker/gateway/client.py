@@ -1,13 +1,15 @@
 """The gateway as a task sees it: register, learn the index's address, ask how it went."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import requests
 from structlog.contextvars import get_contextvars
 
 from config.settings import Model, Target
 from config.tracing import traceparent
+from worker.gateway.collection import Choice, Collected, CollectionRequest
 from worker.gateway.errors import GatewayError, GatewayLost
 from worker.gateway.record import Progress, Record
 from worker.gateway.revalidation import RevalidationRequest, Seen
@@ -48,6 +50,15 @@ class Session:
         self.index_url = f"{address.url}/{token}/simple/"
         self._control_url = f"{address.url}/control/sessions/{token}"
         self._http = http
+
+    def collect(self, files: Sequence[Choice], directory: Path) -> Collected:
+        """Have these files put into ``directory``, or go on waiting for it, a moment each time.
+
+        What an index did not deliver is in the record. Raises GatewayLost, and OSError when this machine is to blame.
+        """
+        request = CollectionRequest(directory=directory, files=tuple(files))
+        answer = _call(self._http, "POST", f"{self._control_url}/files", request.model_dump_json())
+        return Collected.model_validate_json(answer)
 
     def progress(self) -> Progress:
         """Count what went to the client so far. Raises GatewayLost."""

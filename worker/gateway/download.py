@@ -55,13 +55,15 @@ class Download:
         self._total = promised_size
         self._answered = False
         self._verified = False
+        self.sha256 = ""
+        """Once all has arrived."""
         self._error: UpstreamError | None = None
         self._hash = hashlib.sha256()
         self._other_digest = other_digest
         # Not for security where the algorithm is weak: it is what the index has.
         self._other_hash = other_digest and hashlib.new(other_digest[0], usedforsecurity=False)
         self._holders = 1
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def hold(self) -> None:
         """Keep the bytes readable until ``release``."""
@@ -73,7 +75,7 @@ class Download:
         with self._changed:
             self._holders -= 1
             if self._holders == 0:
-                os.close(self._descriptor)
+                os.close(self.descriptor)
 
     def size_bytes(self) -> int:
         """Wait until the index delivers, and return the file's size. Raises UpstreamError.
@@ -95,9 +97,16 @@ class Download:
                 self._raise_error()
             return self._readable()
 
+    def wait_for_all(self) -> int:
+        """Wait until all has arrived and is verified, and return how much that is. Raises UpstreamError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or self._verified)
+            self._raise_error()
+            return self._received
+
     def read(self, start: int, stop: int) -> Iterator[bytes]:
         """Yield bytes that have arrived."""
-        while start < stop and (data := os.pread(self._descriptor, min(READ_BYTES, stop - start), start)):
+        while start < stop and (data := os.pread(self.descriptor, min(READ_BYTES, stop - start), start)):
             yield data
             start += len(data)
 
@@ -107,15 +116,16 @@ class Download:
         Called within ``failing``.
         """
         self._upstream.retrying(self._attempt)
-        keep(self._verify())
-        self._complete()
+        sha256 = self._verify()
+        keep(sha256)
+        self._complete(sha256)
 
-    def adopt(self, descriptor: int, size_bytes: int) -> None:
+    def adopt(self, descriptor: int, size_bytes: int, sha256: str) -> None:
         """Be the complete, verified file behind ``descriptor`` instead. Nothing may have been downloaded yet."""
-        os.dup2(descriptor, self._descriptor, inheritable=False)
+        os.dup2(descriptor, self.descriptor, inheritable=False)
         self.path.unlink(missing_ok=True)
         self._received = self._total = size_bytes
-        self._complete()
+        self._complete(sha256)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -134,8 +144,9 @@ class Download:
         """How long another process may take over the same file before this one goes ahead."""
         return self._upstream.patience_seconds
 
-    def _complete(self) -> None:
+    def _complete(self, sha256: str) -> None:
         with self._changed:
+            self.sha256 = sha256
             self._answered = True
             self._verified = True
             self._changed.notify_all()
@@ -215,7 +226,7 @@ class Download:
     def _skip(self, chunk: bytes, position: int) -> bytes:
         """Return what is new in a chunk that starts at ``position``; what readers already have must be the same."""
         known = min(max(0, self._received - position), len(chunk))
-        if known and os.pread(self._descriptor, known, position) != chunk[:known]:
+        if known and os.pread(self.descriptor, known, position) != chunk[:known]:
             raise self._error_of(ErrorKind.TRUNCATED, "sent other bytes than before", worth_retrying=False)
         return chunk[known:]
 
@@ -227,7 +238,7 @@ class Download:
         self._check_bound(self._received + len(data))
         written = 0
         while written < len(data):
-            written += os.pwrite(self._descriptor, data[written:], self._received + written)
+            written += os.pwrite(self.descriptor, data[written:], self._received + written)
         self._hash.update(data)
         if self._other_hash:
             self._other_hash.update(data)

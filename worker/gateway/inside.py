@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Self
 from zipfile import ZipFile
 
-from packaging.metadata import parse_email
+from packaging.metadata import RawMetadata, parse_email
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import (
     InvalidSdistFilename,
     InvalidWheelFilename,
@@ -23,6 +26,13 @@ from packaging.version import InvalidVersion, Version
 
 from bundles.archive import MAX_TEXT_BYTES, READ_ERRORS, dist_info
 
+_HEADERS_END = re.compile(rb"\r?\n\r?\n")
+_ESSENTIAL = re.compile(
+    rb"^(?:Metadata-Version|Name|Version|Requires-Dist|Requires-Python|Provides-Extra|Dynamic)[ \t]*:"
+    rb"[^\n]*(?:\n[ \t][^\n]*)*",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""These fields with their folded lines."""
 _MAX_UNPACKED_BYTES = 2**30
 """How far into a source distribution its PKG-INFO is looked for."""
 _MAX_READ_BYTES = MAX_TEXT_BYTES
@@ -135,10 +145,59 @@ def _is_pkg_info(name: str) -> bool:
 
 
 def _compare(content: bytes, name: NormalizedName, version: Version) -> None:
-    text = content.decode("utf-8", "replace").replace("\r\n", "\n")
-    raw, _ = parse_email(text.partition("\n\n")[0])
+    raw = _parsed(content)
     if canonicalize_name(raw.get("name", "")) != name or _version(raw.get("version", "")) != version:
         raise NotThisFile(f"inside it is {raw.get('name')} {raw.get('version')}")
+
+
+def differences(told: bytes, own: bytes) -> list[str]:
+    """Return the names of the fields in which what an index says of a wheel differs from what the wheel says (PEP 658).
+
+    Those that pip compares when it has both: they decide what else is fetched.
+    """
+    if told == own:
+        return []
+    theirs, ours = _deciding(told), _deciding(own)
+    return [name for name in ours if theirs[name] != ours[name]]
+
+
+def essentials(content: bytes) -> bytes:
+    """Return of metadata what an installer goes by: neither a manual nor a licence, which make up most of it.
+
+    pip reads all of it several times for every package. Headers end at the first empty line (core metadata, RFC 822).
+    """
+    headers = _HEADERS_END.split(content, maxsplit=1)[0]
+    return b"".join(field.rstrip(b"\r\n") + b"\n" for field in _ESSENTIAL.findall(headers))
+
+
+def _deciding(content: bytes) -> dict[str, object]:
+    raw = _parsed(content)
+    return {
+        "Name": canonicalize_name(raw.get("name", "")),
+        "Version": _version(raw.get("version", "")),
+        "Requires-Dist": frozenset(map(_requirement, raw.get("requires_dist", []))),
+        "Requires-Python": _specifiers(raw.get("requires_python", "")),
+        "Provides-Extra": frozenset(map(canonicalize_name, raw.get("provides_extra", []))),
+    }
+
+
+def _parsed(content: bytes) -> RawMetadata:
+    text = content.decode("utf-8", "replace").replace("\r\n", "\n")
+    return parse_email(text.partition("\n\n")[0])[0]
+
+
+def _requirement(text: str) -> Requirement | str:
+    try:
+        return Requirement(text)
+    except InvalidRequirement:
+        return text
+
+
+def _specifiers(text: str) -> SpecifierSet | str:
+    try:
+        return SpecifierSet(text)
+    except InvalidSpecifier:
+        return text
 
 
 def _metadata(archive: ZipFile) -> bytes:

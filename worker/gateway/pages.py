@@ -126,24 +126,11 @@ class View:
     files: Mapping[str, IndexFile]
     versions: Mapping[str, Availability]
     status: Status | None = None
-    _rendered: dict[frozenset[str], bytes] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
+    @cached_property
     def json(self) -> bytes:
         """The page by PEP 691."""
-        return self.json_without_metadata(frozenset())
-
-    def json_without_metadata(self, of: frozenset[str]) -> bytes:
-        """Return the page by PEP 691, which offers no metadata of the files that are called so.
-
-        Few combinations occur, since it is the files that are at hand. Two threads may both make it.
-        """
-        page = self._rendered.get(of)
-        if page is None:
-            if len(self._rendered) >= _KEPT_VIEWS:
-                self._rendered.clear()
-            page = self._rendered[of] = _as_json(self.project, self.files.values(), self.status, of)
-        return page
+        return _as_json(self.project, self.files.values(), self.status)
 
     @cached_property
     def html(self) -> bytes:
@@ -420,8 +407,8 @@ def _availability(files: list[IndexFile], lens: Lens) -> Availability:
 _TOO_YOUNG = {"new": Availability.TOO_NEW, "unknown": Availability.AGE_UNKNOWN}
 
 
-def _as_json(project: str, files: Collection[IndexFile], status: Status | None, bare: Collection[str]) -> bytes:
-    listed = [_json_file(project, file, metadata=file.has_metadata and file.filename not in bare) for file in files]
+def _as_json(project: str, files: Collection[IndexFile], status: Status | None) -> bytes:
+    listed = [_json_file(project, file) for file in files]
     # 1.1 (PEP 700) promises a size for every file.
     version = "1.1" if all("size" in entry for entry in listed) else "1.0"
     versions = sorted({file.version for file in files})
@@ -433,7 +420,7 @@ def _as_json(project: str, files: Collection[IndexFile], status: Status | None, 
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _json_file(project: str, file: IndexFile, *, metadata: bool) -> dict[str, Any]:
+def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
     entry: dict[str, Any] = {"filename": file.filename, "url": _link(project, file), "hashes": file.hashes}
     if file.requires_python:
         entry["requires-python"] = file.requires_python
@@ -443,7 +430,7 @@ def _json_file(project: str, file: IndexFile, *, metadata: bool) -> dict[str, An
         entry["upload-time"] = file.upload_time.replace("+00:00", "Z")
     if file.yanked is not None:
         entry["yanked"] = file.yanked or True
-    if metadata:
+    if file.has_metadata:
         entry["core-metadata"] = True  # without a digest: what is given is shorter than what the index has
     return entry
 

@@ -15,14 +15,17 @@ from pydantic import ValidationError
 from config.logging import cheroot_error_log
 from jobs.errors import ErrorKind
 from worker.gateway.client import CONTROL_HEADER, SessionRequest
+from worker.gateway.collection import WAIT_SECONDS, CollectionRequest, Refused
 from worker.gateway.negotiation import OFFERED, negotiate
 from worker.gateway.pages import HTML_TYPE, JSON_TYPE
 from worker.gateway.revalidation import RevalidationRequest, look_again
-from worker.gateway.tasks import Delivery, Refused, Task, Tasks
+from worker.gateway.tasks import Delivery, Task, Tasks
 
 _PROJECT = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 _MAX_REQUEST_BYTES = 64 * 1024
+_MAX_COLLECTION_BYTES = 2**20
+"""Some thousand files."""
 _BACKLOG = 256
 _KEPT_CONNECTIONS = 256
 _CLIENT_TIMEOUT_SECONDS = 120
@@ -71,8 +74,8 @@ class Application:
         match environ["REQUEST_METHOD"], parts:
             case "POST", ["sessions"]:
                 return self._register(environ, start_response)
-            case "GET", ["sessions", token, "progress"] if task := self._tasks.get(token):
-                return _json(start_response, task.progress().model_dump_json())
+            case "POST", ["sessions", token, "files"] if task := self._tasks.get(token):
+                return _collect(task, environ, start_response)
             case "POST", ["revalidations"]:
                 return self._revalidate(environ, start_response)
             case "GET", ["sessions", token, ("progress" | "record" | "seen") as what] if task := self._tasks.get(token):
@@ -122,6 +125,14 @@ class Application:
         return _text(start_response, HTTPStatus.NOT_FOUND, "nothing here")
 
 
+def _collect(task: Task, environ: Environ, start_response: StartResponse) -> Body:
+    try:
+        request = CollectionRequest.model_validate_json(environ["wsgi.input"].read(_MAX_COLLECTION_BYTES))
+    except ValidationError as error:
+        return _text(start_response, HTTPStatus.BAD_REQUEST, str(error))
+    return _json(start_response, task.collect(request, WAIT_SECONDS).model_dump_json())
+
+
 def _page(task: Task, project: str, environ: Environ, start_response: StartResponse) -> Body:
     place = task.place(project)
     if place is None:
@@ -130,7 +141,7 @@ def _page(task: Task, project: str, environ: Environ, start_response: StartRespo
     if media_type is None:
         return _text(start_response, HTTPStatus.NOT_ACCEPTABLE, f"there is {', '.join(OFFERED)}")
     if media_type == JSON_TYPE:
-        return _send(start_response, JSON_TYPE, task.page(place))
+        return _send(start_response, JSON_TYPE, place.view.json)
     html_type = HTML_TYPE if media_type == HTML_TYPE else "text/html; charset=utf-8"
     return _send(start_response, html_type, place.view.html)
 
@@ -220,7 +231,7 @@ class Server(wsgi.Server):
     keep_alive_conn_limit = _KEPT_CONNECTIONS
     # Anybody on the machine can connect; without a bound, what they send is taken in whole before a token is asked for.
     max_request_header_size = _MAX_REQUEST_BYTES
-    max_request_body_size = _MAX_REQUEST_BYTES
+    max_request_body_size = _MAX_COLLECTION_BYTES
 
     def __init__(self, listener: socket.socket, application: Application, threads: int) -> None:
         super().__init__(

@@ -1,6 +1,5 @@
 """The tasks a gateway serves: what each may see, what it was shown, and what went wrong for it."""
 
-import re
 import secrets
 import threading
 import time
@@ -8,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import structlog
@@ -18,9 +18,11 @@ from config.tracing import continued
 from jobs.errors import ErrorKind
 from worker.gateway import advice
 from worker.gateway.addresses import shown
-from worker.gateway.cache import Content, FileCache, Made, Wanted
+from worker.gateway.cache import Content, FileCache, Growing, Made, Stored, Wanted
+from worker.gateway.collection import Collected, Collection, CollectionRequest, Refused, place
 from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.flight import run
+from worker.gateway.inside import differences, essentials
 from worker.gateway.pages import IndexFile, View, lens
 from worker.gateway.record import Incident, Progress, Project, Record, Served, Step
 from worker.gateway.revalidation import Seen, seen
@@ -28,17 +30,7 @@ from worker.gateway.shelf import Shelf
 from worker.gateway.startup import Rules
 from worker.gateway.upstream import GONE, Upstream
 
-_HEADERS_END = re.compile(rb"\r?\n\r?\n")
-
 _log = structlog.get_logger()
-
-
-class Refused(Exception):
-    """A task's request failed because of an index; the incident is in its record."""
-
-    def __init__(self, incident: Incident) -> None:
-        super().__init__(incident.message)
-        self.incident = incident
 
 
 @dataclass(frozen=True)
@@ -116,6 +108,9 @@ class Task:
         self._incidents: dict[tuple[Step, str], Incident] = {}
         self._served: dict[str, Served] = {}
         self._pending: dict[int, _Asked] = {}
+        self._told: dict[str, bytes] = {}
+        """What an index said of wheels, as it was passed on."""
+        self._collection: Collection | None = None
         self._sent_bytes = 0
         self._kept: dict[str, bool] = {}
         """Whether a file was in the cache before this task asked for anything of it."""
@@ -139,16 +134,6 @@ class Task:
         if first:
             run(future, lambda: self._search(project))
         return future.result()
-
-    def page(self, place: Place) -> bytes:
-        """Return a project's page by PEP 691, without metadata of the wheels that are at hand.
-
-        A client that is offered metadata asks for it, later for the wheel, and pip then compares the two. One that is
-        offered none takes the wheel at once, which costs nobody anything when it is here.
-        """
-        files = place.view.files.values()
-        here = (file.filename for file in files if file.is_wheel and file.sha256 and self._cache.holds(file.sha256))
-        return place.view.json_without_metadata(frozenset(here))
 
     def open(self, project: str, filename: str, *, metadata: bool = False) -> Delivery | None:
         """Open a file that this task was shown; None for any other. Raises Refused.
@@ -176,17 +161,71 @@ class Task:
         return Delivery(self, project, place, file, content, step)
 
     def _metadata(self, upstream: Upstream, file: IndexFile) -> Made:
-        """Return metadata of the index's own, or made from the wheel where it has none. Raises UpstreamError.
+        """Return what counts of metadata: the index's own, or made from the wheel where it is here or there is none.
 
-        Some indexes repeat what another one's page says of metadata and do not have it; the wheel is what counts.
+        Some indexes repeat what another one's page says of metadata and do not have it; the wheel is what counts. What
+        only the index says is compared with the wheel later. Raises UpstreamError.
         """
-        if file.metadata is not None:
+        here = file.is_wheel and file.sha256 is not None and self._cache.holds(file.sha256)
+        if file.metadata is not None and not here:
             try:
-                return _without_description(self._cache.open(upstream, _wanted(file, metadata=True)))
+                told = _essentials(self._cache.open(upstream, _wanted(file, metadata=True)))
             except UpstreamError as error:
                 if not (file.is_wheel and error.status in GONE):
                     raise
-        return _without_description(self._cache.metadata(upstream, _wanted(file, metadata=False)))
+            else:
+                self._told[file.filename] = told
+                return Made(told)
+        return Made(_essentials(self._cache.metadata(upstream, _wanted(file, metadata=False))))
+
+    def bring(self, project: str, filename: str, directory: Path) -> None:
+        """Put a file that this task was shown into ``directory``, whole and verified, under its name.
+
+        Raises Refused, OSError, and LookupError when it was not shown.
+        """
+        delivery = self.open(project, filename)
+        if delivery is None or isinstance(delivery.content, Made):
+            raise LookupError(f"{filename} is not on the page of {project}")
+        with closing(delivery):
+            self._wait_for_all(delivery, delivery.content)
+            place(delivery.content.descriptor, directory / delivery.file.filename)
+            self.count(delivery, 0, last=True)
+
+    def _wait_for_all(self, delivery: Delivery, content: Stored | Growing) -> None:
+        file, upstream = delivery.file, delivery.place.upstream
+        try:
+            for arrived in content.arrivals():
+                self.count(delivery, arrived, last=False)
+            self._require_told(file, self._cache.inside(content, _wanted(file, metadata=False)))
+        except UpstreamError as error:
+            raise Refused(self.blame(upstream, delivery.project, "file", file, error)) from error
+
+    def _require_told(self, file: IndexFile, inside: bytes) -> None:
+        """Raise UpstreamError when the index said something else of a wheel than the wheel does (PEP 658).
+
+        A client that compares the two itself has both; one that has its files brought never sees the second.
+        """
+        told = self._told.get(file.filename)
+        if told is not None and (differing := differences(told, inside)):
+            raise UpstreamError(
+                ErrorKind.BROKEN_WHEEL,
+                f"offers metadata of it that is not the wheel's own: {', '.join(differing)}",
+                url=shown(file.url),
+            )
+
+    def collect(self, request: CollectionRequest, wait_seconds: float) -> Collected:
+        """Bring files into a directory, or go on waiting for it; nothing is begun once something has failed."""
+        with self._lock:
+            if self._collection is None:
+                wanted = () if self._incidents else request.files
+                self._collection = Collection(self, wanted, request.directory)
+        return self._collection.state(wait_seconds)
+
+    def close(self) -> None:
+        """Begin nothing further."""
+        with self._lock:
+            if self._collection is not None:
+                self._collection.stop()
 
     def count(self, delivery: Delivery, size_bytes: int, *, last: bool) -> None:
         """Count bytes of a wheel on their way to the client; ``last`` when they complete it."""
@@ -331,7 +370,10 @@ class Tasks:
     def remove(self, token: str) -> bool:
         """Forget a task; False when it is not known."""
         with self._lock:
-            return self._tasks.pop(token, None) is not None
+            task = self._tasks.pop(token, None)
+        if task is not None:
+            task.close()
+        return task is not None
 
     def _forget_idle(self) -> None:
         oldest = time.monotonic() - self._idle_seconds
@@ -375,15 +417,10 @@ def _wanted(file: IndexFile, *, metadata: bool) -> Wanted:
     return Wanted(_metadata_url(file.url), (file.metadata or {}).get("sha256"), None, is_metadata=True)
 
 
-def _without_description(content: Content) -> Made:
-    """Return metadata without its body, which is as long as a package's manual and says nothing to an installer.
-
-    pip reads all of it several times for every package. Headers end at the first empty line (core metadata, RFC 822).
-    Raises UpstreamError; the content is closed.
-    """
+def _essentials(content: Content) -> bytes:
+    """Read metadata, close it, and return what counts of it. Raises UpstreamError."""
     with closing(content):
-        whole = b"".join(content.chunks(0, content.size_bytes))
-    return Made(_HEADERS_END.split(whole, maxsplit=1)[0].rstrip(b"\r\n") + b"\n")
+        return essentials(b"".join(content.chunks(0, content.size_bytes)))
 
 
 def _metadata_url(url: str) -> str:

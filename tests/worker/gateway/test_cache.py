@@ -412,24 +412,17 @@ def test_metadata_is_passed_through(make_index: MakeIndex, make_gateway: MakeGat
         assert session.progress().size_bytes == 0
 
 
-def test_no_metadata_is_offered_of_a_wheel_that_is_here(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+def test_of_a_wheel_that_is_here_nobody_is_asked_for_metadata(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index = make_index()
-    index.add(PURE, WHEEL)
-    index.add(SECOND, tiny_wheel("demo", "2.0"))
+    index.add(PURE, WHEEL, metadata=b"Name: demo\nVersion: 1.0\n")
     gateway = make_gateway(index_settings(index))
     with gateway.session() as first:
-        offered = {file["filename"] for file in page(first).json()["files"] if "core-metadata" in file}
-        assert offered == {PURE, SECOND}
+        page(first)
         download(first, PURE)
-        told = first.seen()
     index.requests.clear()
     with gateway.session() as second:
-        files = {file["filename"]: file for file in page(second).json()["files"]}
-        assert "core-metadata" not in files[PURE]
-        assert files[SECOND]["core-metadata"] is True
-        assert download(second, PURE).content == WHEEL
-        assert download(second, f"{PURE}.metadata").content.startswith(b"Metadata-Version")  # for whoever asks
-        assert second.seen() == told
+        page(second)
+        assert download(second, f"{PURE}.metadata").content.startswith(b"Metadata-Version")
     assert index.requests == []
 
 
@@ -444,6 +437,17 @@ def test_metadata_that_a_page_promises_and_the_index_lacks_is_made(
         page(session)
         assert b"Version: 1.0" in download(session, f"{PURE}.metadata").content
         assert session.record().incidents == ()
+
+
+def test_of_metadata_only_what_counts_is_told(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
+    index = make_index()
+    told = b"Name: demo\nVersion: 1.0\nLicense: Long.\n  And longer.\nRequires-Dist: needed;\n  extra == 'more'\n"
+    index.add(PURE, WHEEL, metadata=told + b"Provides-Extra: more\nAuthor: Somebody\n\nRequires-Dist: no\n")
+    with make_gateway(index_settings(index)).session() as session:
+        page(session)
+        content = download(session, f"{PURE}.metadata").content
+    needed = b"Requires-Dist: needed;\n  extra == 'more'\n"
+    assert content == b"Name: demo\nVersion: 1.0\n" + needed + b"Provides-Extra: more\n"
 
 
 def test_metadata_that_is_not_what_was_promised(make_index: MakeIndex, make_gateway: MakeGateway) -> None:

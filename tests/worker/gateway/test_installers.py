@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from pydantic import SecretStr
 
-from config.settings import IndexSettings
+from config.settings import IndexSettings, Target
 from jobs.errors import ErrorKind
 from tests.support.command import eventually, free_port
 from tests.support.index_server import (
@@ -23,8 +25,10 @@ from tests.support.index_server import (
 )
 from tests.support.proxy import proxy
 from tests.support.servers import running
+from tests.support.wheels import build_wheel
 from tests.worker.gateway.conftest import MakeGateway, MakeIndex, download, index_settings, page, tiny_wheel
 from worker.gateway.client import Session
+from worker.pip import choose_arguments, chosen
 
 DEMO = "demo-1.0-py3-none-any.whl"
 NEEDED = "needed-2.0-py3-none-any.whl"
@@ -61,6 +65,69 @@ def pip(session: Session, directory: Path, *arguments: str) -> subprocess.Comple
         timeout=60,
         check=False,
     )
+
+
+def choose(session: Session, directory: Path, *wanted: str) -> subprocess.CompletedProcess[str]:
+    """Fetch as a task does: pip chooses, the gateway brings the files."""
+    directory.mkdir()
+    requirements, report = directory.with_suffix(".txt"), directory.with_suffix(".json")
+    requirements.write_text("\n".join([f"--index-url {session.index_url}", *wanted]))
+    command = [sys.executable, "-I", "-m", "pip"]
+    done = subprocess.run(
+        [*command, *choose_arguments(Target(), requirements, report, silence_seconds=60)],
+        env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": "/dev/null"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == 0:
+        while not session.collect(chosen(report, session.index_url), directory).done:
+            pass
+    return done
+
+
+def digests(directory: Path) -> dict[str, str]:
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+
+
+OFFERED = {
+    "top": [("1.0", ("middle", "side[more]>=1", "other; python_version < '3'"))],
+    "middle": [("3.0", ("leaf>=2",)), ("2.0", ("leaf<2",)), ("1.0", ())],
+    "side": [("1.1", ("leaf<2", "extra-one; extra == 'more'")), ("2.0a1", ())],
+    "leaf": [("2.0", ()), ("1.5", ()), ("1.4", ())],
+    "extra-one": [("1!1.0", ("Middle>=1",)), ("9.0", ())],
+    "other": [("1.0", ())],
+}
+"""The newest ones contradict each other, so that pip has to look at older ones as well."""
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_what_a_task_gets_is_what_pip_download_gets(
+    metadata: bool,  # noqa: FBT001 - whether the index has metadata files
+    make_index: MakeIndex,
+    make_gateway: MakeGateway,
+    tmp_path: Path,
+) -> None:
+    index = make_index()
+    for name, versions in OFFERED.items():
+        for version, requires in versions:
+            extras = {"extras": ["more"]} if name == "side" else {}
+            wheel = build_wheel(tmp_path, name, version, requires=requires, **extras)
+            with ZipFile(wheel) as archive:
+                [inside] = [each for each in archive.namelist() if each.endswith("METADATA")]
+                index.add(wheel.name, wheel, metadata=archive.read(inside) if metadata else None)
+            wheel.unlink()
+    found = []
+    for name, way in (("asked", choose), ("downloaded", pip), ("again", choose)):
+        with make_gateway(index_settings(index), directory=tmp_path / "cache").session() as session:
+            done = way(session, tmp_path / name, "top")
+            assert done.returncode == 0, done.stderr
+            found.append((digests(tmp_path / name), {file.filename for file in session.record().files}))
+    versions = {tuple(name.split("-")[:2]) for name in found[0][0]}
+    assert versions == {("top", "1.0"), ("middle", "2.0"), ("side", "1.1"), ("leaf", "1.5"), ("extra_one", "1!1.0")}
+    assert found[0][0] == found[1][0] == found[2][0]
+    assert found[0][1] == set(found[0][0])
 
 
 def test_pip_resolves_over_two_indexes(
