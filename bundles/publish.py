@@ -32,6 +32,7 @@ from bundles.uploads import Others, upload
 _UPLOADS_AT_ONCE = 4
 _LARGE_BYTES = 10 * 2**20
 """Larger wheels go one after the other, each in parts of which a few are in memory at once: it stays below 64 MiB."""
+_DOCUMENTS: Mapping[str, Callable[[Bundle], bytes]] = {LOCK: pylock, REQUIREMENTS: requirements, SBOM: sbom}
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -144,7 +145,8 @@ class _Publisher:
 
     def _describe(self, uploaded_bytes: int) -> Bundle:
         """Write everything beside the wheels, ``bundle.json`` last, and return the bundle as it is published."""
-        files = [*self._put_documents(_documents(self._bundle)), *self._put_images()]
+        documents = {path: write(self._bundle) for path, write in _DOCUMENTS.items()}
+        files = [*self._put_documents(documents), *self._put_images()]
         warnings = (f"{path} was in the store with other content, and was replaced" for path in self._replaced)
         bundle = self._bundle.model_copy(
             update={
@@ -192,15 +194,15 @@ class _Publisher:
 
     def _mend(self, existing: Bundle, uploaded_bytes: int) -> Bundle:
         """Write again what is not as the published ``bundle.json`` says; return the bundle that is published then."""
-        documents = _documents(existing)
         sizes = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
         with ZipFile(self._directory / self._bundle.package.filename) as wheel:
             for file in existing.files:
                 path = f"{self._folder}/{file.path}"
-                if self._is_right(path, file, sizes, read=file.path in documents):
+                if self._is_right(path, file, sizes, read=file.path in _DOCUMENTS):
                     continue
                 self._replaced.append(path)
-                content = documents.get(file.path) or _image(wheel, file.path)
+                write = _DOCUMENTS.get(file.path)
+                content = _image(wheel, file.path) if write is None else write(existing)
                 if content is None or _file(file.path, content) != file:
                     # Written by another version of vizfetch: all of it anew, since the parts would not fit.
                     self._replaced.append(f"{self._folder}/{MANIFEST}")
@@ -224,10 +226,6 @@ def _image(wheel: ZipFile, path: str) -> bytes | None:
         return wheel.read(image_in_wheel(path))
     except KeyError:
         return None
-
-
-def _documents(bundle: Bundle) -> dict[str, bytes]:
-    return {LOCK: pylock(bundle), REQUIREMENTS: requirements(bundle), SBOM: sbom(bundle)}
 
 
 def _file(path: str, content: bytes) -> BundledFile:

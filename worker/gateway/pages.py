@@ -132,6 +132,11 @@ class View:
         """The page by PEP 691."""
         return _as_json(self.project, self.files.values(), self.status)
 
+    def json_at(self, files: str) -> bytes:
+        """Return the page by PEP 691 with absolute addresses: ``files`` is what they begin with."""
+        # Within a value, quotation marks are escaped: it cannot be taken for the beginning of another.
+        return self.json.replace(b'"url":"../../files/', b'"url":"' + files.encode())
+
     @cached_property
     def html(self) -> bytes:
         """The page by PEP 503."""
@@ -426,8 +431,7 @@ def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
         entry["requires-python"] = file.requires_python
     if file.size_bytes is not None:
         entry["size"] = file.size_bytes
-    if file.upload_time:
-        entry["upload-time"] = file.upload_time.replace("+00:00", "Z")
+    # No upload time: pip would parse it for every link, and what is too young is not shown anyway.
     if file.yanked is not None:
         entry["yanked"] = file.yanked or True
     if file.has_metadata:

@@ -88,7 +88,7 @@ def test_files_with_unsound_digests_are_dropped(hashes: dict[str, str], place: s
     assert read_json(entry).files == ()
 
 
-def test_nothing_is_lost_on_the_way() -> None:
+def test_nothing_that_installers_go_by_is_lost_on_the_way() -> None:
     entry = {
         "filename": "demo-1.0-py3-none-any.whl",
         "url": "x.whl",
@@ -103,7 +103,10 @@ def test_nothing_is_lost_on_the_way() -> None:
     document = json.loads(view.json)
     # Metadata is given without its description, which no digest of the index's is for.
     shown = {**entry, "url": "../../files/demo/demo-1.0-py3-none-any.whl", "core-metadata": True}
+    del shown["upload-time"]
     assert document["files"] == [shown]
+    [at] = json.loads(view.json_at("http://gateway/t/files/"))["files"]
+    assert at == {**shown, "url": "http://gateway/t/files/demo/demo-1.0-py3-none-any.whl"}
     assert document["meta"] == {"api-version": "1.1"}
     [link] = ProjectPage.from_html("demo", view.html, "http://gateway/t/simple/demo/").packages
     assert link.url == "http://gateway/t/files/demo/demo-1.0-py3-none-any.whl"
