@@ -190,9 +190,10 @@ def _public_index() -> IndexSettings:
     Nobody asked for it by name, and many networks cannot reach it: a start must not fail for it, so its connectivity is
     not validated. A fetch that needs it tells when it cannot be reached.
     """
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT  # noqa: PLC0415 - costs 0.1 s that `--help` need not pay
+    # From the pinned pip: `pypi_simple`, which has the address too, brings a parser and costs every command 0.1 s.
+    from pip._internal.models.index import PyPI  # noqa: PLC0415 - `--help` need not pay for it
 
-    return IndexSettings(name=PUBLIC, url=PYPI_SIMPLE_ENDPOINT, skip_validate_connectivity=True)
+    return IndexSettings(name=PUBLIC, url=f"{PyPI.simple_url}/", skip_validate_connectivity=True)
 
 
 def _effective(choice: Choice, settings: Settings) -> list[Effective]:

@@ -18,7 +18,6 @@ from tests.worker.gateway.conftest import (
     page,
     tiny_wheel,
 )
-from worker.gateway import collection
 from worker.gateway.client import Session
 from worker.gateway.collection import Choice, Collected
 
@@ -68,7 +67,7 @@ def test_where_no_link_can_be_made_it_is_a_copy(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(collection.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     with make_gateway(index_settings(index)).session() as session:
         assert collect(session, place) == Collected(done=True)
     [kept] = (tmp_path / "cache" / "files").glob("??/*")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -91,7 +92,7 @@ def digests(directory: Path) -> dict[str, str]:
     return {path.name: sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
 
 
-OFFERED = {
+OFFERED: Mapping[str, Sequence[tuple[str, Sequence[str]]]] = {
     "top": [("1.0", ("middle", "side[more]>=1", "other; python_version < '3'"))],
     "middle": [("3.0", ("leaf>=2",)), ("2.0", ("leaf<2",)), ("1.0", ())],
     "side": [("1.1", ("leaf<2", "extra-one; extra == 'more'")), ("2.0a1", ())],
@@ -112,8 +113,7 @@ def test_what_a_task_gets_is_what_pip_download_gets(
     index = make_index()
     for name, versions in OFFERED.items():
         for version, requires in versions:
-            extras = {"extras": ["more"]} if name == "side" else {}
-            wheel = build_wheel(tmp_path, name, version, requires=requires, **extras)
+            wheel = build_wheel(tmp_path, name, version, requires=requires, extras=["more"] if name == "side" else [])
             with ZipFile(wheel) as archive:
                 [inside] = [each for each in archive.namelist() if each.endswith("METADATA")]
                 index.add(wheel.name, wheel, metadata=archive.read(inside) if metadata else None)
