@@ -6,8 +6,9 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 from bundles.catalog import find
@@ -40,7 +41,8 @@ def pull(
     by its sha256. ``pylock.toml`` then gets the portable folder's own paths; all else is as it was published. After
     an interruption, repeat: what is there and right is kept, a wheel that is there in part is continued, and nothing
     is there under its final name that is not whole and right. A ``.partial`` is left only by an interruption or by a
-    store that failed, so that repeating continues it.
+    store that failed, so that repeating continues it. A KeyboardInterrupt is passed on at once: threads that wait for
+    the store may live on until it answers, write nothing more then, and end.
 
     Raises NotPublished, HashMismatch, BrokenBundle or StorageError, and OSError of the disk.
     """
@@ -78,10 +80,18 @@ def _kept_if_interrupted(folder: Path) -> Iterator[Path]:
 def _write_folder(store: ObjectStore, bundle: Bundle, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(store, bundle, directory)
-    with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="pull") as pool:
+    # Not as a block, which would wait for what has begun.
+    pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="pull")
+    try:
         # The small ones first: what is wrong with them shows before the long downloads.
         files = _each(pool, transfer.file, bundle.files)
         wheels = _each(pool, transfer.wheel, bundle.wheels)
+    except BaseException as error:
+        transfer.stopped.set()
+        # A store that is silent keeps its threads for minutes, whoever presses Ctrl-C not.
+        pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+        raise
+    pool.shutdown()
     documents = {LOCK: pylock(bundle, portable_wheel), MANIFEST: seal(bundle)}
     written = [*wheels, *files]
     for name, content in documents.items():
@@ -92,11 +102,7 @@ def _write_folder(store: ObjectStore, bundle: Bundle, directory: Path) -> list[P
 
 def _each(pool: ThreadPoolExecutor, work: Callable[[_T], Path], items: Iterable[_T]) -> list[Path]:
     running = [pool.submit(work, item) for item in items]
-    try:
-        return [each.result() for each in running]
-    except BaseException:
-        pool.shutdown(cancel_futures=True)
-        raise
+    return [each.result() for each in running]
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,8 @@ class _Transfer:
     store: ObjectStore
     bundle: Bundle
     directory: Path
+    stopped: Event = field(default_factory=Event)
+    """Set when the others failed or the user stopped the command: what has begun is continued another time."""
 
     def wheel(self, wheel: BundledWheel) -> Path:
         """Download a wheel unless it is there."""
@@ -146,6 +154,8 @@ class _Transfer:
 
     def _download(self, source: str, partial: Path, size_bytes: int, *, resume: bool) -> str:
         """Write a wheel's content, after what is there already with ``resume``, and return the sha256 of it all."""
+        if partial.is_symlink():  # put there by somebody else: what it leads to is not ours to write
+            partial.unlink()
         present_bytes = partial.stat().st_size if resume and partial.is_file() else 0
         if present_bytes >= size_bytes:
             present_bytes = 0
@@ -153,6 +163,8 @@ class _Transfer:
             output.truncate(present_bytes)
             try:
                 for chunk in self.store.chunks(source, offset_bytes=present_bytes):
+                    if self.stopped.is_set():
+                        raise StorageError("read", source, "the pull was stopped")
                     output.write(chunk)
             except FileNotFoundError as error:
                 raise BrokenBundle(source, ["the wheel is missing from the store"]) from error
@@ -161,6 +173,8 @@ class _Transfer:
 
 def _replace(file: Path, content: bytes) -> None:
     partial = file.with_name(f".{file.name}.partial")
+    if partial.is_symlink():
+        partial.unlink()
     partial.write_bytes(content)
     partial.replace(file)
 

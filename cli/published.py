@@ -1,9 +1,11 @@
 """``vizfetch list``, ``pull``, ``verify``, ``rebuild`` and ``collect``: what is published, and the care for it."""
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # imported when a command needs it: the others start faster
     from config.settings import Settings
 
 _EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 130
 
 
 def list_(context: typer.Context, config: ConfigFile = None, as_json: AsJson = False) -> None:
@@ -59,7 +62,10 @@ def pull(
 
     name, _, version = package.partition("==")
     store = open_store(invocation(context).settings(config).storage)
-    written = copy(store, name, version or None, directory, zip=as_zip)
+    try:
+        written = copy(store, name, version or None, directory, zip=as_zip)
+    except KeyboardInterrupt:
+        _end_at_once()
     if as_json:
         print_json({"files": [str(path) for path in written]})
     elif as_zip:
@@ -175,6 +181,13 @@ def collect(
     else:
         _print_collection(done, dry_run=dry_run)
     _report_broken(done.broken)
+
+
+def _end_at_once() -> NoReturn:
+    """End as an interrupted command does, without waiting for threads: a silent store keeps them for minutes."""
+    print_error("interrupted; run it again to continue")
+    sys.stderr.flush()
+    os._exit(_EXIT_INTERRUPTED)
 
 
 def _count(number: int, what: str) -> str:

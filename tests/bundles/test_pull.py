@@ -237,3 +237,15 @@ def test_where_nothing_is_published_at_all_it_says_so(local_store: ObjectStore, 
     local_store.put_bytes("elsewhere/x", b"1")
     with pytest.raises(NotPublished, match="nothing at all is, in file://"):
         pull(local_store, "acme-charts", None, tmp_path / "out")
+
+
+def test_a_link_in_the_way_is_not_followed(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle, pulled, mine = _published(local_store, tmp_path), tmp_path / "pulled", tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    (pulled / "wheels").mkdir(parents=True)
+    wheel = bundle.package
+    (pulled / ".bundle.json.partial").symlink_to(mine)
+    (pulled / "wheels" / f".{wheel.filename}.{wheel.sha256[:16]}.partial").symlink_to(mine)
+    pull(local_store, bundle.name, None, pulled)
+    assert mine.read_bytes() == b"mine"
+    assert not (pulled / "wheels" / wheel.filename).is_symlink()

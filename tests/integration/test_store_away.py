@@ -1,19 +1,28 @@
 """A store that takes connections and then says nothing: nobody who stops or is cancelled waits for it."""
 
+import secrets
+import signal
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bundles.digest import file_digest
+from bundles.publish import publish
+from bundles.store import open_store
 from jobs.models import JobState
 from jobs.store import StatusStore
+from tests.bundles.factory import bundled
 from tests.integration.services import READY, submit
 from tests.support.command import Deployment, eventually
 from tests.support.seaweed import S3Server
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
+from tests.support.wheels import build_wheel
 
+_LARGE_BYTES = 16 * 2**20
 OURS = "MODERNE_AGENT_VISUALIZATION_"
 
 
@@ -96,3 +105,37 @@ def test_a_worker_stops_within_five_seconds_though_an_answer_from_memory_waits_f
 def _step(store: StatusStore, batch: str) -> str:
     (job,) = store.batch(batch).jobs
     return job.progress.step if job.progress else ""
+
+
+@pytest.mark.parametrize("as_zip", [(), ("--zip",)])
+def test_ctrl_c_ends_a_pull_at_once_though_the_store_is_silent_and_the_next_one_continues(
+    far: Deployment, s3_server: S3Server, line: TcpProxy, tmp_path: Path, as_zip: tuple[str, ...]
+) -> None:
+    made = tmp_path / "large"
+    noise = {"acme_large/noise.bin": secrets.token_bytes(_LARGE_BYTES)}
+    build_wheel(made, "acme-large", visualizations=["bars"], files=noise, compression=zipfile.ZIP_STORED)
+    bundle = publish(open_store(s3_server.storage(tmp_path.name)), bundled(made, "acme-large"), made).bundle
+    out = tmp_path / "out"
+    line.stall_after(_LARGE_BYTES // 2)
+    with far.service("pull", "acme-large", str(out), *as_zip) as pulling:
+        eventually(lambda: sum(each.stat().st_size for each in out.rglob(".*.whl.*.partial")) >= _LARGE_BYTES // 4)
+        begin = time.monotonic()
+        pulling.process.send_signal(signal.SIGINT)
+        assert pulling.process.wait(30) == 130
+        assert time.monotonic() - begin < 10
+    assert "interrupted" in pulling.log.read_text()
+    assert not [each for each in out.rglob("*") if each.suffix in {".whl", ".zip"} or each.name == "bundle.json"]
+    line.cut()
+    line.flow()
+    before = line.passed_back_bytes
+    again = far.run("pull", "acme-large", str(out), *as_zip)
+    assert again.exit_code == 0, again.errors
+    # What was there is not fetched again.
+    assert line.passed_back_bytes - before < _LARGE_BYTES * 7 // 8
+    [file] = out.rglob("*.zip" if as_zip else "*.whl")
+    if as_zip:
+        with zipfile.ZipFile(file) as packed:
+            packed.extractall(tmp_path / "unpacked")
+        [file] = (tmp_path / "unpacked").rglob("*.whl")
+    assert file_digest(file) == bundle.package.sha256
+    assert not list(out.rglob("*.partial"))

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _CHUNK_BYTES = 65536
@@ -21,6 +21,9 @@ class TcpProxy:
         self._passing: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._closed = False
+        self._left_bytes: int | None = None
+        self.passed_back_bytes = 0
+        """How many bytes came from the target, of all connections together."""
 
     @property
     def port(self) -> int:
@@ -36,8 +39,15 @@ class TcpProxy:
         """Keep every connection open and pass nothing on."""
         self._flowing.clear()
 
+    def stall_after(self, size_bytes: int) -> None:
+        """Pass on so many bytes more from the target, then stall."""
+        with self._lock:
+            self._left_bytes = size_bytes
+
     def flow(self) -> None:
         """Pass on again, also what came meanwhile."""
+        with self._lock:
+            self._left_bytes = None
         self._flowing.set()
 
     def cut(self) -> int:
@@ -77,18 +87,27 @@ class TcpProxy:
             with far:
                 with self._lock:
                     self._sockets |= {near, far}
-                back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+                back = threading.Thread(target=self._pump, args=(far, near, self._count_back), daemon=True)
                 back.start()
                 self._pump(near, far)
                 back.join()
                 with self._lock:
                     self._sockets -= {near, far}
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _count_back(self, size_bytes: int) -> None:
+        with self._lock:
+            self.passed_back_bytes += size_bytes
+            if self._left_bytes is not None:
+                self._left_bytes -= size_bytes
+                if self._left_bytes <= 0:
+                    self._flowing.clear()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, count: Callable[[int], None] = lambda _: None) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_CHUNK_BYTES):
                 self._flowing.wait()
                 sink.sendall(data)
+                count(len(data))
         for end in (source, sink):
             _shut(end)
 
