@@ -24,8 +24,8 @@ from worker.directories import CONTRACT, locked_directory
 from worker.findings import Finding, holds, wrong
 
 SHELL = "/bin/sh"
-_PROBE_SECONDS = 10.0
-"""A loaded machine needs one or two. Longer than for Redis and the store: a start must not fail for a cold disk."""
+_PROBE_SECONDS = 30.0
+"""As long as an index may be silent by default. A machine where much else starts needed more than 10 at times."""
 _TEMPORARY = "moderne.agent.visualization.temporaryDirectory"
 _CACHE = "moderne.agent.visualization.cache.directory"
 _TARGET = "moderne.agent.visualization.target"
@@ -39,7 +39,7 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
     """Look at every point of the contract and return what was found, what does not hold included.
 
     Connects to nothing, and leaves nothing behind but the cache directory. Takes well below a second where nothing is
-    wrong; a shell or a Python that hangs is waited for 10 seconds.
+    wrong; a shell or a Python that hangs is waited for 30 seconds.
     """
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="contract") as pool:
         shell = [pool.submit(probe, settings) for probe in (_python3, _venv, _pip)]

@@ -14,7 +14,7 @@ import pytest
 from jobs.models import Job, JobState
 from jobs.store import StatusStore
 from tests.integration.services import READY, submit
-from tests.support.command import VIZFETCH, Deployment, eventually
+from tests.support.command import MARK, VIZFETCH, Deployment, eventually
 from tests.support.index_server import IndexServer
 from tests.support.planted import input_file
 from tests.support.wheels import build_wheel
@@ -64,11 +64,12 @@ def offer(index: IndexServer, directory: Path) -> None:
 
 
 def without_secrets(deployment: Deployment, tmp_path: Path) -> Deployment:
-    """Give the password by a file: a shell shows its environment to others."""
-    name = "MODERNE_AGENT_PYPI_0_PASSWORD"
-    variables = dict(deployment.variables)
-    variables[f"{name}_FILE"] = str(input_file(tmp_path, "password", variables.pop(name)))
-    return Deployment(variables, deployment.directory)
+    """Give secrets by files: a shell shows its environment to others."""
+    secret = {name: value for name, value in deployment.variables.items() if MARK in value}
+    assert "MODERNE_AGENT_PYPI_0_PASSWORD" in secret
+    others = {name: value for name, value in deployment.variables.items() if name not in secret}
+    files = {f"{name}_FILE": str(input_file(tmp_path, name.lower(), value)) for name, value in secret.items()}
+    return Deployment({**others, **files}, deployment.directory)
 
 
 @pytest.fixture

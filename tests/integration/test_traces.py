@@ -113,7 +113,7 @@ def test_a_receiver_that_is_silent_disturbs_no_job_and_holds_up_no_end(
         done = submit(deployment, "acme-charts==1.0")
         eventually(lambda: store.batch(done).finished, explain=worker.log.read_text)
         assert store.batch(done).counts[JobState.PUBLISHED] == 1
-        eventually(lambda: any(b"attempt" in body for body in receiver.bodies))
+        eventually(lambda: any(b"vizfetch-worker" in body for body in receiver.bodies), explain=worker.log.read_text)
         assert (worker.stop(), scheduler.stop()) == (0, 0)  # which wait 20 s for them
     assert "Traceback" not in worker.log.read_text() + scheduler.log.read_text()
 
