@@ -108,7 +108,7 @@ def test_an_interruption_leaves_nothing_either(
         ) as process,
     ):
         try:
-            eventually(lambda: index.seen("/files/acme_base"), 40, told)
+            eventually(lambda: index.seen("/files/acme_base"), _PATIENCE_SECONDS, told)
             started = children(process.pid)
         finally:
             # As a terminal does: to the whole foreground group.
@@ -262,7 +262,7 @@ def test_a_valkey_that_dies_ends_the_run_with_a_reason(machine: Deployment, inde
             [VIZFETCH, "fetch", "acme-charts", "--out", str(tmp_path / "out")], env=machine.environment, stderr=output
         ) as process,
     ):
-        eventually(lambda: index.seen("/files/acme_base"), 40, said.read_text)
+        eventually(lambda: index.seen("/files/acme_base"), _PATIENCE_SECONDS, said.read_text)
         found = children(process.pid)
         (valkey,) = [pid for pid in found if b"valkey-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         os.kill(valkey, signal.SIGKILL)
