@@ -10,8 +10,9 @@ from packaging.version import InvalidVersion, Version
 from bundles.digest import bundle_id
 from bundles.errors import BrokenBundle, NotPublished
 from bundles.layout import BUNDLES, MANIFEST
-from bundles.manifest import incoherences, unseal
+from bundles.manifest import MAX_MANIFEST_BYTES, incoherences, unseal
 from bundles.models import Bundle
+from bundles.small import read_small
 from bundles.store import ObjectStore
 
 _READS_AT_ONCE = 8
@@ -66,14 +67,16 @@ def not_published(store: ObjectStore, name: str, version: str | None) -> NotPubl
 def place(path: str) -> tuple[Entry, str] | None:
     """Return the bundle in whose folder an object is, and its path inside; None when it is in none."""
     parts = path.split("/", _DEPTH)
-    return (Entry(*parts[1:_DEPTH]), parts[_DEPTH]) if len(parts) == _DEPTH + 1 and parts[0] == BUNDLES else None
+    if len(parts) <= _DEPTH or parts[0] != BUNDLES or not all(parts):
+        return None
+    return Entry(*parts[1:_DEPTH]), parts[_DEPTH]
 
 
 def read(store: ObjectStore, entry: Entry) -> Bundle:
     """Return a bundle's description. Raises BrokenBundle, StorageError, or FileNotFoundError."""
     if _version(entry) is None:
         raise BrokenBundle(entry.manifest, [f"{entry.version!r} is not a version"])
-    bundle = unseal(store.read(entry.manifest), entry.manifest)
+    bundle = unseal(read_small(store, entry.manifest, MAX_MANIFEST_BYTES), entry.manifest)
     if (bundle.name, bundle.version, bundle.id) != (entry.name, entry.version, entry.id):
         found = f"{bundle.name}/{bundle.version}/{bundle.id}"
         raise BrokenBundle(entry.manifest, [f"it describes another bundle: {found}"])

@@ -24,6 +24,7 @@ from packaging.version import InvalidVersion, Version
 from bundles.archive import READ_ERRORS, dist_info, open_archive, read_text, record_issues, safety_issues
 from bundles.digest import file_digest
 from bundles.errors import BrokenWheel, HashMismatch, WrongTarget
+from bundles.libraries import loading_issue
 from bundles.models import BundledWheel, Origin
 from bundles.placement import placement_issues
 from bundles.proofs import Proofs
@@ -84,8 +85,9 @@ def check_wheel(file: Path, origin: Origin | None, target: Target, proofs: Proof
     sha256 = file_digest(file)
     if origin.sha256 is not None and origin.sha256 != sha256:
         raise HashMismatch(file.name, origin.sha256, sha256)
-    metadata, tags = _inspect(Content(file.name, sha256, file, proofs or Proofs()))
-    _check_target(file.name, metadata, tags, target)
+    content = Content(file.name, sha256, file, proofs or Proofs())
+    metadata, tags = _inspect(content)
+    _check_target(content, metadata, tags, target)
     wheel = BundledWheel(
         name=metadata.name,
         version=str(metadata.version),
@@ -100,12 +102,15 @@ def check_wheel(file: Path, origin: Origin | None, target: Target, proofs: Proof
     return CheckedWheel(file, wheel, metadata)
 
 
-def _check_target(filename: str, metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:
+def _check_target(content: "Content", metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:
+    filename = content.filename
     if not fits(tags, target):
         # A file name can hold thousands.
         shown = ", ".join([*sorted(map(str, tags))[:_SHOWN_TAGS], *(["…"] if len(tags) > _SHOWN_TAGS else [])])
         machine = f"CPython {target.python}, glibc {target.glibc}, {target.architecture}"
         raise WrongTarget(filename, f"its tags are {shown}, the target is {machine}")
+    if reason := _loading_issue(content, tags, target):
+        raise WrongTarget(filename, f"{reason}, the target has glibc {target.glibc}")
     # Pre-releases of Python count: the running interpreter may be one, and pip accepts it too.
     if not metadata.requires_python.contains(full_version(target), prereleases=True):
         raise WrongTarget(filename, f"it requires Python {metadata.requires_python}, the target has {target.python}")
@@ -119,6 +124,11 @@ class Content:
     sha256: str
     file: Path = field(compare=False)
     proofs: Proofs = field(compare=False, default_factory=Proofs)
+
+
+@lru_cache(maxsize=1024)
+def _loading_issue(content: Content, tags: frozenset[Tag], target: Target) -> str | None:
+    return loading_issue(content.file, tags, target)
 
 
 @lru_cache(maxsize=1024)

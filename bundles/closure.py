@@ -23,7 +23,6 @@ class Closure:
         self._environment = environment(target)
         self._wheels = self._by_name(wheels)
         self._seen: dict[NormalizedName, set[str]] = {}
-        self._edges: dict[NormalizedName, set[NormalizedName]] = defaultdict(set)
         if not self._applies(requirement, ()):
             self.issues.append(f"{requirement} does not apply to the target")
         self._walk(requirement)
@@ -39,8 +38,21 @@ class Closure:
         return next(iter(self._seen), None)
 
     def requires(self, name: NormalizedName) -> tuple[NormalizedName, ...]:
-        """Return which other wheels a wheel needs, sorted."""
-        return tuple(sorted(self._edges.get(name, ())))
+        """Return which other wheels of the set a wheel needs, for itself or for an extra that it declares, sorted.
+
+        It does not depend on what was asked for: ``a`` and ``a[x]`` with the same wheels are the same bundle.
+        """
+        found = self._wheels[name].metadata
+        extras = ("", *sorted(found.extras))
+        needed = {canonicalize_name(each.name) for each in found.requires if self._met(each, extras)}
+        return tuple(sorted(needed - {name}))
+
+    def _met(self, requirement: Requirement, extras: Sequence[str]) -> bool:
+        """Tell whether a requirement is for the target, and a wheel of the set is what it wants."""
+        wheel = self._wheels.get(canonicalize_name(requirement.name))
+        if wheel is None or not requirement.specifier.contains(wheel.metadata.version, prereleases=True):
+            return False
+        return self._applies(requirement, extras)
 
     def _by_name(self, wheels: Iterable[CheckedWheel]) -> Mapping[NormalizedName, CheckedWheel]:
         grouped: dict[NormalizedName, list[CheckedWheel]] = defaultdict(list)
@@ -59,8 +71,6 @@ class Closure:
             found = self._satisfied(needed, by.wheel.filename if by else "what was asked for")
             if found is None:
                 continue
-            if by is not None and by is not found:  # a wheel may ask for its own extras
-                self._edges[by.metadata.name].add(found.metadata.name)
             new = self._new_extras(needed, found)
             waiting += [(each, found) for each in self._requires(found, new)]
 

@@ -15,6 +15,15 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def stream_digest(chunks: Iterable[bytes]) -> tuple[str, int]:
+    """Return the sha256 of a content in parts, in hexadecimal, and how many bytes it has."""
+    hasher, size_bytes = hashlib.sha256(), 0
+    for chunk in chunks:
+        hasher.update(chunk)
+        size_bytes += len(chunk)
+    return hasher.hexdigest(), size_bytes
+
+
 def bundle_id(wheels: Iterable[BundledWheel], target: Target) -> str:
     """Return a digest of the wheel set and the target, and of nothing else."""
     content = {

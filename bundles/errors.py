@@ -115,6 +115,14 @@ class NotPublished(BundleError):
         self.version = version
 
 
+class FolderTaken(BundleError):
+    """Another pull writes to the same folder."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(f"another pull writes to {folder} just now; wait for its end, or choose another folder")
+        self.folder = folder
+
+
 class Fenced(BundleError):
     """The right to publish was lost in the middle; nothing that a reader sees was written after that."""
 

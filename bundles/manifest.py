@@ -13,6 +13,9 @@ from bundles.errors import BrokenBundle
 from bundles.layout import MANIFEST, WHEELS
 from bundles.models import Bundle, BundledWheel, Manifest
 
+MAX_MANIFEST_BYTES = 32 * 2**20
+"""Of a ``bundle.json``, which is read into memory whole: eight times what all specs of a package may have."""
+
 _TAKEN = frozenset({MANIFEST, WHEELS})
 """What lies beside a bundle's files in a portable folder."""
 

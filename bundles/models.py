@@ -115,7 +115,7 @@ class BundledWheel(Document):
     licenses: tuple[str, ...] = ()
     """Under which licences its metadata says it is: an SPDX expression, or names as its author wrote them."""
     requires: tuple[Name, ...] = ()
-    """Which other wheels of the bundle it needs for the target."""
+    """Which other wheels of the bundle it needs for the target, by itself or for one of its extras."""
 
 
 class BundledFile(Document):

@@ -11,7 +11,8 @@ from typing import TypeVar
 from zipfile import ZipFile
 
 from bundles.catalog import Entry, read
-from bundles.errors import BrokenBundle, Fenced
+from bundles.digest import stream_digest
+from bundles.errors import BrokenBundle, Fenced, InvalidVisualization
 from bundles.layout import (
     LOCK,
     MANIFEST,
@@ -22,7 +23,7 @@ from bundles.layout import (
     stored_wheel,
 )
 from bundles.lock import pylock, requirements
-from bundles.manifest import seal
+from bundles.manifest import MAX_MANIFEST_BYTES, seal
 from bundles.models import Bundle, BundledFile, BundledWheel
 from bundles.reservations import reserved
 from bundles.sbom import sbom
@@ -33,6 +34,8 @@ _UPLOADS_AT_ONCE = 4
 _LARGE_BYTES = 10 * 2**20
 """Larger wheels go one after the other, each in parts of which a few are in memory at once: it stays below 64 MiB."""
 _DOCUMENTS: Mapping[str, Callable[[Bundle], bytes]] = {LOCK: pylock, REQUIREMENTS: requirements, SBOM: sbom}
+_OTHERS_BYTES = 2**20
+"""For what is added to a bundle's description while it is published: the files beside it, and warnings."""
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -63,8 +66,10 @@ def publish(store: ObjectStore, bundle: Bundle, directory: Path, *, fenced: Call
     missing, and mends what is there with another size. Safe beside other publishers, of which only one uploads what
     several need, and beside ``collect``. ``fenced``
     is asked before each object, from several threads; when it says true, nothing more is written and Fenced is
-    raised. Raises StorageError.
+    raised. Raises StorageError, and InvalidVisualization when nobody would read so long a description.
     """
+    if (size_bytes := len(seal(bundle)) + _OTHERS_BYTES) > MAX_MANIFEST_BYTES:
+        raise InvalidVisualization([f"bundle.json would have {size_bytes} bytes, more than {MAX_MANIFEST_BYTES}"])
     paths = [bundle_folder(bundle), *map(stored_wheel, bundle.wheels)]
     with reserved(store, paths, fenced), ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="publish") as pool:
         return _Publisher(store, bundle, directory, fenced, pool).run()
@@ -214,7 +219,7 @@ class _Publisher:
         """Tell whether an object is as it should be; the small documents are read, of the others the size counts."""
         if sizes.get(path) != file.size_bytes:
             return False
-        return not read or _file(file.path, self._store.read(path)) == file
+        return not read or stream_digest(self._store.chunks(path)) == (file.sha256, file.size_bytes)
 
     def _stop_if_fenced(self) -> None:
         if self._fenced():

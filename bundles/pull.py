@@ -1,6 +1,8 @@
 """A published bundle as a folder, or one file, that installs without any index and without the store."""
 
-import hashlib
+import errno
+import fcntl
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +15,7 @@ from typing import TypeVar
 
 from bundles.catalog import find
 from bundles.digest import file_digest
-from bundles.errors import BrokenBundle, BundleError, HashMismatch, StorageError
+from bundles.errors import BrokenBundle, BundleError, FolderTaken, HashMismatch, StorageError
 from bundles.layout import LOCK, MANIFEST, bundle_folder, portable_wheel, stored_wheel
 from bundles.lock import pylock
 from bundles.manifest import seal
@@ -44,11 +46,14 @@ def pull(
     store that failed, so that repeating continues it. A KeyboardInterrupt is passed on at once: threads that wait for
     the store may live on until it answers, write nothing more then, and end.
 
-    Raises NotPublished, HashMismatch, BrokenBundle or StorageError, and OSError of the disk.
+    Links below ``directory`` are not followed, and of two pulls into one folder at the same time one is refused.
+
+    Raises NotPublished, HashMismatch, BrokenBundle, FolderTaken or StorageError, and OSError of the disk.
     """
     bundle = find(store, name, version)
     if not zip:
-        return _write_folder(store, bundle, directory)
+        with _alone(directory):
+            return _write_folder(store, bundle, directory)
     label = f"{bundle.name}-{bundle.version}-{bundle.id}"
     archive = directory / f"{label}.zip"
     with _kept_if_interrupted(directory / f".{label}.partial") as unpacked:
@@ -63,22 +68,43 @@ def _kept_if_interrupted(folder: Path) -> Iterator[Path]:
 
     Then a repetition finds there what it need not fetch again. What is broken, or has no room, does not mend itself.
     """
+    _remove_link(folder)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with _alone(folder):
+        try:
+            yield folder
+        except StorageError:
+            raise
+        except (BundleError, OSError):
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # somebody put something there
+                for each in made[1:]:
+                    each.rmdir()
+            raise
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it for the block, as far as its file system knows locks. Raises FolderTaken."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield folder
-    except StorageError:
-        raise
-    except (BundleError, OSError):
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # somebody put something there
-            for each in made[1:]:
-                each.rmdir()
-        raise
-    shutil.rmtree(folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderTaken(str(folder)) from None
+        except OSError:  # such as some network file systems
+            pass
+        # Whoever held it may have removed it at his end.
+        if not folder.exists() or not os.path.samestat(os.fstat(descriptor), folder.stat()):
+            raise FolderTaken(str(folder))
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_folder(store: ObjectStore, bundle: Bundle, directory: Path) -> list[Path]:
-    directory.mkdir(parents=True, exist_ok=True)
     transfer = _Transfer(store, bundle, directory)
     # Not as a block, which would wait for what has begun.
     pool = ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="pull")
@@ -86,10 +112,13 @@ def _write_folder(store: ObjectStore, bundle: Bundle, directory: Path) -> list[P
         # The small ones first: what is wrong with them shows before the long downloads.
         files = _each(pool, transfer.file, bundle.files)
         wheels = _each(pool, transfer.wheel, bundle.wheels)
-    except BaseException as error:
+    except KeyboardInterrupt:
         transfer.stopped.set()
         # A store that is silent keeps its threads for minutes, whoever presses Ctrl-C not.
-        pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
         raise
     pool.shutdown()
     documents = {LOCK: pylock(bundle, portable_wheel), MANIFEST: seal(bundle)}
@@ -113,15 +142,16 @@ class _Transfer:
     bundle: Bundle
     directory: Path
     stopped: Event = field(default_factory=Event)
-    """Set when the others failed or the user stopped the command: what has begun is continued another time."""
+    """Set when the user stopped the command: what has begun is continued another time."""
 
     def wheel(self, wheel: BundledWheel) -> Path:
         """Download a wheel unless it is there."""
         target = self.directory / portable_wheel(wheel)
-        if target.is_file() and file_digest(target) == wheel.sha256:
+        self._make_folders(target)
+        if target.is_file() and not target.is_symlink() and file_digest(target) == wheel.sha256:
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{wheel.sha256[:16]}.partial")
+        _remove_link(partial)
         source = stored_wheel(wheel)
         if (stored_bytes := self.store.size(source)) not in {None, wheel.size_bytes}:
             raise BrokenBundle(source, [f"the wheel has {stored_bytes} bytes and not {wheel.size_bytes}"])
@@ -138,24 +168,28 @@ class _Transfer:
         return partial.replace(target)
 
     def file(self, file: BundledFile) -> Path:
-        """Write a small object of the bundle's folder, verified."""
-        source = f"{bundle_folder(self.bundle)}/{file.path}"
+        """Write an object of the bundle's folder, verified."""
+        source, target = f"{bundle_folder(self.bundle)}/{file.path}", self.directory / file.path
+        self._make_folders(target)
+        partial = _partial(target)
         try:
-            content = self.store.read(source)
-        except FileNotFoundError as error:
-            raise BrokenBundle(source, ["it is missing from the store"]) from error
-        if hashlib.sha256(content).hexdigest() != file.sha256:
+            actual = self._download(source, partial, file.size_bytes, resume=False)
+        except BrokenBundle:
+            partial.unlink()
+            raise
+        if actual != file.sha256:
+            partial.unlink()
             raise BrokenBundle(source, ["its content is not what bundle.json says"])
-        target = self.directory / file.path
-        if file.path != LOCK:  # a portable folder has one of its own
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _replace(target, content)
-        return target
+        if file.path == LOCK:  # a portable folder has one of its own
+            partial.unlink()
+            return target
+        return partial.replace(target)
 
     def _download(self, source: str, partial: Path, size_bytes: int, *, resume: bool) -> str:
-        """Write a wheel's content, after what is there already with ``resume``, and return the sha256 of it all."""
-        if partial.is_symlink():  # put there by somebody else: what it leads to is not ours to write
-            partial.unlink()
+        """Write an object's content, after what is there already with ``resume``, and return the sha256 of it all.
+
+        Of one that is larger than ``size_bytes``, no more than a part is written.
+        """
         present_bytes = partial.stat().st_size if resume and partial.is_file() else 0
         if present_bytes >= size_bytes:
             present_bytes = 0
@@ -166,21 +200,42 @@ class _Transfer:
                     if self.stopped.is_set():
                         raise StorageError("read", source, "the pull was stopped")
                     output.write(chunk)
+                    if output.tell() > size_bytes:
+                        break
             except FileNotFoundError as error:
-                raise BrokenBundle(source, ["the wheel is missing from the store"]) from error
+                raise BrokenBundle(source, ["it is missing from the store"]) from error
         return file_digest(partial)
+
+    def _make_folders(self, file: Path) -> None:
+        """Make the folders of a file. Raises NotADirectoryError for one that is a link, and so may lead anywhere."""
+        below = file.relative_to(self.directory).parents
+        for folder in (self.directory / each for each in reversed(below[:-1])):
+            if folder.is_symlink():
+                raise NotADirectoryError(errno.ENOTDIR, "is a link, which is not followed: remove it", str(folder))
+            folder.mkdir(exist_ok=True)
+
+
+def _partial(file: Path) -> Path:
+    """Return where a file is written until it is whole."""
+    partial = file.with_name(f".{file.name}.partial")
+    _remove_link(partial)
+    return partial
+
+
+def _remove_link(path: Path) -> None:
+    """Remove a link under one of our own names: what it leads to is not ours to write."""
+    if path.is_symlink():
+        path.unlink()
 
 
 def _replace(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    if partial.is_symlink():
-        partial.unlink()
+    partial = _partial(file)
     partial.write_bytes(content)
     partial.replace(file)
 
 
 def _write_zip(archive: Path, root: Path, files: Iterable[Path]) -> None:
-    partial = root / ".zip.partial"
+    partial = _partial(root / ".zip")
     with zipfile.ZipFile(partial, "w") as output:
         for file in sorted(files):
             info = zipfile.ZipInfo(file.relative_to(root).as_posix(), _ZIP_STAMP)

@@ -21,8 +21,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from bundles.errors import Fenced, StorageError
+from bundles.errors import BrokenBundle, Fenced, StorageError
 from bundles.models import Document
+from bundles.small import read_small
 from bundles.store import ObjectStore
 
 RESERVATIONS = "publishing"
@@ -37,6 +38,8 @@ FORGOTTEN = timedelta(days=1)
 """A reservation of that age belongs to a publisher that died."""
 
 _LOOK_EVERY_SECONDS = 0.2
+_MAX_CLAIM_BYTES = 64 * 2**20
+"""The paths of half a million objects."""
 
 
 class Claim(Document):
@@ -120,8 +123,8 @@ def _overlaps(store: ObjectStore, path: str, wanted: frozenset[str]) -> bool:
 
 def _read(store: ObjectStore, path: str) -> tuple[str, ...]:
     try:
-        return Claim.model_validate_json(store.read(path)).paths
-    except ValidationError as error:
+        return Claim.model_validate_json(read_small(store, path, _MAX_CLAIM_BYTES)).paths
+    except (BrokenBundle, ValidationError) as error:
         raise StorageError(
             "understand", path, "it is not of this version of vizfetch; remove it if it is old"
         ) from error

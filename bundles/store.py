@@ -40,6 +40,8 @@ _PART_BYTES = 5 * 2**20
 _PARTS_AT_ONCE = 1
 """For each file: measured with a wheel of 1 GB, two take 57 MB of memory and one 37, in the same time."""
 _READ_BYTES = 2**20
+_STRAY = "Encountered object with invalid path"
+"""What obstore says of a key such as ``bundles//x``."""
 
 
 @dataclass(frozen=True)
@@ -339,6 +341,9 @@ def _translated(operation: str, path: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return the cause in one line, without what a server may echo of the request (such as an access key)."""
     text = str(error)
+    if _STRAY in text:
+        # obstore lists nothing beside it.
+        return f"{text.splitlines()[0][:300]}. vizfetch writes no such object: remove it from the bucket"
     code = re.search(r"<Code>(\w+)</Code>", text)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         detail = f" ({code[1]})" if code else ""

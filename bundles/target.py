@@ -26,15 +26,21 @@ def platforms(target: Target) -> tuple[str, ...]:
 
 def _platforms(target: Target) -> Iterator[str]:
     oldest = _OLDEST_GLIBC_MINOR[target.architecture]
-    for minor in range(_glibc_minor(target), oldest - 1, -1):
+    for minor in range(glibc_minor(target), oldest - 1, -1):
         yield f"manylinux_2_{minor}_{target.architecture}"
         if minor in _LEGACY_NAMES:
             yield f"{_LEGACY_NAMES[minor]}_{target.architecture}"
     # Last, since it promises nothing about glibc; a wheel that says what it needs is the better one.
-    yield f"linux_{target.architecture}"
+    yield plain_linux(target)
 
 
-def _glibc_minor(target: Target) -> int:
+def plain_linux(target: Target) -> str:
+    """Return the platform tag that says nothing of the C library."""
+    return f"linux_{target.architecture}"
+
+
+def glibc_minor(target: Target) -> int:
+    """Return N of the target's glibc 2.N."""
     return int(target.glibc.split(".")[1])
 
 

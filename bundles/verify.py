@@ -1,6 +1,5 @@
 """Whether what is published is still what was published: everything is read again."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bundles.catalog import Entry, folder_of, not_published, place, read
+from bundles.digest import stream_digest
 from bundles.errors import BrokenBundle, printable
 from bundles.layout import BUNDLES, MANIFEST, WHEELS, stored_wheel
 from bundles.models import Bundle
@@ -163,11 +163,8 @@ class _Look:
 
     def _content(self, item: tuple[str, _Expected]) -> None:
         path, expected = item
-        size_bytes, hasher = 0, hashlib.sha256()
         try:
-            for chunk in self.store.chunks(path):
-                hasher.update(chunk)
-                size_bytes += len(chunk)
+            sha256, size_bytes = stream_digest(self.store.chunks(path))
         except FileNotFoundError:
             if expected.bundle is not None and self.store.size(expected.bundle.manifest) is not None:
                 self._tell(path, "is missing")
@@ -175,8 +172,8 @@ class _Look:
         self.read_bytes.append(size_bytes)
         if expected.size_bytes not in {None, size_bytes}:
             self._tell(path, f"has {size_bytes} bytes and not {expected.size_bytes}")
-        elif hasher.hexdigest() != expected.sha256:
-            self._tell(path, f"has sha256 {hasher.hexdigest()} and not {expected.sha256}")
+        elif sha256 != expected.sha256:
+            self._tell(path, f"has sha256 {sha256} and not {expected.sha256}")
 
     def _tell(self, path: str, issue: str) -> None:
         self.issues.append(Issue(printable(path), printable(issue)))

@@ -1,14 +1,14 @@
 """Wheels that pip built from source: whether they may be built here, where they came from, whether they fit."""
 
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import Version
 
+from bundles.archive import READ_ERRORS
+from bundles.libraries import loading_issue
 from bundles.models import Origin
 from bundles.target import fits
 from config.settings import Target
@@ -17,9 +17,6 @@ from worker.errors import FetchError
 from worker.gateway.record import Record, Served
 
 _SETTING = "moderne.agent.visualization.sdists"
-_ELF = b"\x7fELF"
-_SYMBOLS = re.compile(rb"GLIBC_2\.([0-9]{1,3})\0")
-"""How a library names the version of glibc that it needs, in its table of strings."""
 _MAX_MEMBER_BYTES = 2**30
 
 
@@ -67,12 +64,13 @@ def _require_target(path: Path, source: Served, target: Target) -> None:
     *_, tags = parse_wheel_filename(path.name)
     if not fits(tags, target):
         raise _unfit(path, source, f"its tags are {', '.join(sorted(map(str, tags)))}")
-    if all(tag.platform == "any" for tag in tags):
+    # A build says "linux" of whatever it made.
+    try:
+        reason = loading_issue(path, tags, target)
+    except (*READ_ERRORS, OSError):  # the checks of the bundle say so
         return
-    # A build says "linux" of whatever it made: the libraries inside tell which glibc they need.
-    needed = max(_needed_glibc(path), default=0)
-    if needed > int(target.glibc.partition(".")[2]):
-        raise _unfit(path, source, f"it needs glibc 2.{needed}, which is that of this agent")
+    if reason is not None:
+        raise _unfit(path, source, f"{reason}, which is that of this agent")
 
 
 def _unfit(path: Path, source: Served, reason: str) -> FetchError:
@@ -82,15 +80,3 @@ def _unfit(path: Path, source: Served, reason: str) -> FetchError:
         "Run the agent on the target's own system, or have the index offer a wheel.",
         index=source.index,
     )
-
-
-def _needed_glibc(path: Path) -> Iterator[int]:
-    """Yield the minor versions of glibc that the libraries in a wheel name."""
-    try:
-        with ZipFile(path) as archive:
-            for member in archive.infolist():
-                with archive.open(member) as file:
-                    if file.read(len(_ELF)) == _ELF:
-                        yield from map(int, _SYMBOLS.findall(file.read(_MAX_MEMBER_BYTES)))
-    except (BadZipFile, OSError):  # the checks of the bundle say so
-        return

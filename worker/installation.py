@@ -3,7 +3,7 @@
 It runs the package's own code on the agent, in the task's venv; the check alone runs none of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -68,12 +68,32 @@ def _import(bundle: Bundle, task: TaskDirectory, timeout_seconds: float, check: 
 
 
 def import_names(wheel: Path) -> list[str]:
-    """Return the names of a wheel's packages and modules that stand at its top."""
+    """Return the names to import so that a wheel's own code runs: its outermost packages and modules.
+
+    A folder without ``__init__.py`` (a namespace package, PEP 420) runs nothing: what counts is inside. When there is
+    nothing but data, the folder itself is named, so that its absence shows.
+    """
     with ZipFile(wheel) as archive:
-        parts = [name.split("/") for name in archive.namelist()]
-    packages = {path[0] for path in parts if path[1:] == ["__init__.py"]}
-    modules = {path[0].removesuffix(".py") for path in parts if len(path) == 1 and path[0].endswith(".py")}
-    return sorted(name for name in packages | modules if name.isidentifier())
+        paths = [_installed(name.split("/")) for name in archive.namelist()]
+    # Whoever imports a __main__ runs a command.
+    names = [path for path in paths if all(map(str.isidentifier, path[:-1])) and path[-1:] != ("__main__.py",)]
+    packages = {path[:-1] for path in names if path[1:] and path[-1] == "__init__.py"}
+    outermost = {each for each in packages if not any(each[:length] in packages for length in range(1, len(each)))}
+    modules = {(path[0].removesuffix(".py"),) for path in names if len(path) == 1 and path[0].endswith(".py")}
+    folders = {path[:1] for path in names if path[1:]}
+    chosen = outermost | modules or _inner_modules(names) or folders
+    return sorted(".".join(each) for each in chosen if all(part.isidentifier() for part in each))
+
+
+def _installed(path: list[str]) -> tuple[str, ...]:
+    """Return where a member of a wheel is installed, as far as it is importable there (PEP 427, ``.data``)."""
+    in_data = path[0].endswith(".data") and path[1:2] in (["purelib"], ["platlib"])
+    return tuple(path[2:] if in_data else path)
+
+
+def _inner_modules(names: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Return the modules in namespace packages."""
+    return {(*path[:-1], path[-1].removesuffix(".py")) for path in names if path and path[-1].endswith(".py")}
 
 
 def _failure(bundle: Bundle, what: str, outcome: Outcome) -> FetchError:

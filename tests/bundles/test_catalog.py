@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bundles.catalog import Survey, entries, find, survey
+from bundles.catalog import Survey, entries, find, place, survey
 from bundles.errors import BrokenBundle, NotPublished
 from bundles.layout import bundle_folder
 from bundles.manifest import seal
@@ -189,3 +189,23 @@ def test_nothing_that_is_told_controls_the_terminal(local_store: ObjectStore, tm
     issues = verify(local_store).issues
     assert any("Extra inputs" in each.issue for each in issues)
     assert all(each.issue.isprintable() and each.object.isprintable() for each in issues)
+
+
+@pytest.mark.parametrize("path", ["bundles//x", "bundles//1.0/id/bundle.json", "bundles/a//id/bundle.json"])
+def test_a_key_with_an_empty_part_is_in_no_bundle(path: str) -> None:
+    assert place(path) is None
+
+
+def test_a_description_that_would_fill_the_memory_is_broken_and_not_read(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound, large = _publish(store, tmp_path, "a", "1.0"), _publish(store, tmp_path, "b", "1.0")
+    monkeypatch.setattr("bundles.catalog.MAX_MANIFEST_BYTES", 2 * 2**20)
+    path = f"{bundle_folder(large)}/bundle.json"
+    store.put_bytes(path, b" " * (5 * 2**20))
+    found = survey(store)
+    assert [each.id for each in found.bundles] == [sound.id]
+    assert [(each.path, each.issues) for each in found.broken] == [(path, ("it has more than 2097152 bytes",))]
+    assert [each.object for each in verify(store, [Wanted("b")]).issues if "bytes" in each.issue] == [path]
+    with pytest.raises(BrokenBundle, match="more than 2097152 bytes"):
+        find(store, "b")

@@ -14,7 +14,7 @@ from bundles.check import check_wheel
 from bundles.errors import BrokenWheel, BundleError, HashMismatch, WrongTarget
 from bundles.models import Origin
 from tests.bundles.factory import TARGET
-from tests.support.wheels import build_wheel, corrupt, link, record_hash, sha256
+from tests.support.wheels import build_wheel, corrupt, library, link, record_hash, sha256
 
 
 def _origin(file: Path, **changes: Any) -> Origin:
@@ -71,6 +71,29 @@ def test_tags_of_another_target(tmp_path: Path, tag: str) -> None:
     file = build_wheel(tmp_path, "a", tag=tag)
     with pytest.raises(WrongTarget, match=r"glibc 2\.35"):
         check_wheel(file, _origin(file), TARGET)
+
+
+@pytest.mark.parametrize(
+    ("platform", "needed", "reason"),
+    [
+        ("linux_x86_64", ["GLIBC_2.2.5", "GLIBC_2.36"], "it needs glibc 2.36"),
+        ("linux_x86_64.manylinux_2_36_x86_64", ["GLIBC_2.36"], "it needs glibc 2.36"),
+        ("linux_x86_64", ["libc.musl-x86_64.so.1"], "it needs musl"),
+        ("linux_x86_64", ["GLIBC_2.2.5", "GLIBC_2.35", "GLIBC_PRIVATE"], None),
+        ("linux_x86_64", ["x" * (2**20 - 75), "GLIBC_2.36"], "it needs glibc 2.36"),
+        # Whoever gives it such a name has looked into it.
+        ("manylinux_2_17_x86_64.linux_x86_64", ["GLIBC_2.36"], None),
+    ],
+)
+def test_a_name_that_says_only_linux_is_not_believed(
+    tmp_path: Path, platform: str, needed: list[str], reason: str | None
+) -> None:
+    file = build_wheel(tmp_path, "a", tag=f"cp311-cp311-{platform}", files={"a/native.so": library(*needed)})
+    if reason is None:
+        check_wheel(file, _origin(file), TARGET)
+    else:
+        with pytest.raises(WrongTarget, match=f"{reason}, the target has glibc 2.35"):
+            check_wheel(file, _origin(file), TARGET)
 
 
 @pytest.mark.parametrize(("requires", "fits"), [("<3.11", False), (">=3.12", False), (">=3.11.1", True), ("", True)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bundles.catalog import entries, survey
-from bundles.errors import Fenced, StorageError
+from bundles.errors import Fenced, InvalidVisualization, StorageError
 from bundles.layout import bundle_folder, stored_wheel
 from bundles.lock import pylock, requirements
 from bundles.manifest import seal, unseal
@@ -272,3 +272,12 @@ def test_a_manifest_is_plain_json(local_store: ObjectStore, tmp_path: Path) -> N
     document = json.loads(local_store.read(f"{bundle_folder(bundle)}/bundle.json"))
     assert document["schemaVersion"] == 1
     assert document["uploadedBytes"] == bundle.size_bytes
+
+
+def test_a_description_that_nobody_would_read_is_not_published(
+    local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundles.publish.MAX_MANIFEST_BYTES", 2**20)
+    with pytest.raises(InvalidVisualization, match=r"bundle\.json would have"):
+        publish(local_store, charts(tmp_path), tmp_path)
+    assert not list(local_store.paths("wheels"))

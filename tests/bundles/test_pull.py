@@ -2,11 +2,12 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bundles.errors import BrokenBundle, HashMismatch, NotPublished, StorageError
+from bundles.errors import BrokenBundle, FolderTaken, HashMismatch, NotPublished, StorageError
 from bundles.layout import bundle_folder, stored_wheel
 from bundles.manifest import unseal
 from bundles.models import Bundle
@@ -249,3 +250,88 @@ def test_a_link_in_the_way_is_not_followed(local_store: ObjectStore, tmp_path: P
     pull(local_store, bundle.name, None, pulled)
     assert mine.read_bytes() == b"mine"
     assert not (pulled / "wheels" / wheel.filename).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["wheels", "images", "images/acme_charts"])
+def test_a_folder_that_is_a_link_is_not_followed(local_store: ObjectStore, tmp_path: Path, name: str) -> None:
+    bundle, pulled, mine = _published(local_store, tmp_path), tmp_path / "pulled", tmp_path / "mine"
+    mine.mkdir()
+    (pulled / name).parent.mkdir(parents=True)
+    (pulled / name).symlink_to(mine)
+    with pytest.raises(NotADirectoryError, match="is a link, which is not followed") as caught:
+        pull(local_store, bundle.name, None, pulled)
+    assert caught.value.filename == str(pulled / name)
+    assert list(mine.iterdir()) == []
+
+
+def test_a_wheel_that_is_a_link_is_replaced_by_itself(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle, pulled = _published(local_store, tmp_path), tmp_path / "pulled"
+    (pulled / "wheels").mkdir(parents=True)
+    wheel = pulled / "wheels" / bundle.package.filename
+    wheel.symlink_to(tmp_path / "download" / wheel.name)
+    pull(local_store, bundle.name, None, pulled)
+    assert not wheel.is_symlink()
+
+
+def test_links_in_the_way_of_a_zip_are_not_followed(local_store: ObjectStore, tmp_path: Path) -> None:
+    bundle, out, mine = _published(local_store, tmp_path), tmp_path / "out", tmp_path / "mine"
+    mine.mkdir()
+    out.mkdir()
+    (out / f".{bundle.name}-{bundle.version}-{bundle.id}.partial").symlink_to(mine)
+    [archive] = pull(local_store, bundle.name, None, out, zip=True)
+    assert _relative(out) == {archive.name}
+    assert mine.is_dir()
+    assert list(mine.iterdir()) == []
+
+
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_of_two_pulls_into_one_folder_the_second_is_refused_and_harms_nothing(
+    local_store: ObjectStore,
+    tmp_path: Path,
+    as_zip: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    bundle, out = _published(local_store, tmp_path), tmp_path / "out"
+    refused: list[FolderTaken] = []
+
+    def meanwhile(path: str) -> None:
+        if path == stored_wheel(bundle.package):
+            with pytest.raises(FolderTaken, match="wait for its end") as caught:
+                pull(local_store, bundle.name, None, out, zip=as_zip)
+            refused.append(caught.value)
+
+    written = pull(
+        RecordingStore(local_store, before_range=lambda each: meanwhile(each.split(" from ")[0])),
+        bundle.name,
+        None,
+        out,
+        zip=as_zip,
+    )
+    assert len(refused) == 1
+    assert _relative(out) == ({written[0].name} if as_zip else FILES)
+    pull(local_store, bundle.name, None, out, zip=as_zip)
+
+
+@pytest.mark.parametrize("kind", ["sbom.cdx.json", "images/acme_charts/pie.30.png", "wheel"])
+def test_of_an_object_that_grew_no_more_than_a_part_is_written(
+    local_store: ObjectStore, tmp_path: Path, kind: str
+) -> None:
+    bundle, out = _published(local_store, tmp_path), tmp_path / "out"
+    grown = stored_wheel(bundle.package) if kind == "wheel" else f"{bundle_folder(bundle)}/{kind}"
+    read: list[int] = []
+
+    class Endless(RecordingStore):
+        def size(self, path: str) -> int | None:
+            return bundle.package.size_bytes if path == stored_wheel(bundle.package) else super().size(path)
+
+        def chunks(self, path: str, *, offset_bytes: int = 0) -> Iterator[bytes]:
+            return self._endless() if path == grown else super().chunks(path, offset_bytes=offset_bytes)
+
+        def _endless(self) -> Iterator[bytes]:
+            while True:
+                read.append(1)
+                yield b"x" * 2**20
+
+    with pytest.raises((BrokenBundle, HashMismatch)):
+        pull(Endless(local_store), bundle.name, None, out)
+    assert len(read) <= 2
+    assert not list(out.rglob("*.partial"))

@@ -51,6 +51,17 @@ def test_the_same_bundle_gives_the_same_bytes_wherever_and_whenever(tmp_path: Pa
     assert sbom(later) == sbom(bundle)
 
 
+def test_the_same_wheels_give_the_same_bytes_whatever_extras_were_asked_for(tmp_path: Path) -> None:
+    build_wheel(tmp_path, "a", requires=["b", "c; extra == 'x'"], extras=["x"], visualizations=["bars"])
+    build_wheel(tmp_path, "b", requires=["c", "a>1; extra == 'y'"], extras=["y"])
+    build_wheel(tmp_path, "c")
+    plain, extra = bundled(tmp_path, "a"), bundled(tmp_path, "a[x]")
+    assert plain.id == extra.id
+    assert plain.wheels == extra.wheels
+    assert sbom(plain) == sbom(extra)
+    assert {wheel.name: wheel.requires for wheel in plain.wheels} == {"a": ("b", "c"), "b": ("c",), "c": ()}
+
+
 @pytest.mark.parametrize(
     ("lines", "licenses"),
     [

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -387,3 +389,31 @@ def _python(script: str, storage: StorageSettings, *arguments: str) -> str:
         cwd=Path(__file__).parents[2],
     )
     return done.stdout
+
+
+class _OddListing(BaseHTTPRequestHandler):
+    """Lists one key with an empty part, which no server of these tests would store."""
+
+    def do_GET(self) -> None:
+        body = (
+            b"<ListBucketResult><Name>bucket</Name><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated><Contents>"
+            b"<Key>bundles//x</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>1</ETag><Size>1</Size>"
+            b"</Contents></ListBucketResult>"
+        )
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+def test_a_key_that_cannot_be_listed_is_named_with_what_to_do(s3_server: S3Server) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _OddListing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        odd = open_store(replace(s3_server, endpoint_url=endpoint).storage())
+        with pytest.raises(StorageError, match=r'"bundles//x".* remove it from the bucket'):
+            list(odd.objects("bundles"))
+        server.shutdown()

@@ -1,7 +1,6 @@
 """Packages that exist as source only: never built unless that is allowed, and then without the agent's secrets."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from tests.integration.packages import PASSWORD
 from tests.support.command import Deployment, Finished, eventually
 from tests.support.index_server import Exchange, IndexServer
 from tests.support.sources import build_backend, build_sdist
-from tests.support.wheels import build_wheel
+from tests.support.wheels import build_wheel, library
 
 REQUIREMENT = "acme-user"
 
@@ -101,11 +100,6 @@ def test_invisible_where_it_is_not(sources: Sources) -> None:
     assert not sources.report.exists()
 
 
-def library(glibc: str) -> bytes:
-    """Something that looks like a library which needs this glibc, as far as the check looks."""
-    return b"\x7fELF" + struct.pack("B", 2) + b"\0" * 60 + b"\0GLIBC_2.2.5\0GLIBC_" + glibc.encode() + b"\0"
-
-
 @pytest.mark.parametrize(
     ("tag", "glibc", "reason"),
     [
@@ -115,7 +109,7 @@ def library(glibc: str) -> bytes:
     ],
 )
 def test_what_is_built_must_fit_the_target(tag: str, glibc: str, reason: str | None, sources: Sources) -> None:
-    sources.offer(tag=tag, files={"acme_source/native.so": library(glibc)})
+    sources.offer(tag=tag, files={"acme_source/native.so": library("GLIBC_2.2.5", f"GLIBC_{glibc}")})
     _, job = sources.fetch("allow")
     if reason is None:
         assert job["state"] == "published", job["error"]

@@ -29,6 +29,7 @@ def build_wheel(
     build: str | None = None,
     files: Mapping[str, bytes] | None = None,
     visualizations: Iterable[str] = (),
+    package_init: bool = True,
     metadata_name: str | None = None,
     metadata_version: str | None = None,
     metadata: bytes | None = None,
@@ -40,8 +41,8 @@ def build_wheel(
 ) -> Path:
     """Write one wheel into ``directory`` and return its path. The same arguments give the same bytes.
 
-    ``tag`` is ``python-abi-platform``; ``files`` are added to an import package that always exists;
-    ``visualizations`` are names for which a spec, a notebook and an image are made.
+    ``tag`` is ``python-abi-platform``; ``files`` are added to an import package, which without ``package_init`` is
+    but a namespace (PEP 420); ``visualizations`` are names for which a spec, a notebook and an image are made.
 
     To break it: ``metadata_name`` and ``metadata_version`` contradict the file name; ``metadata`` replaces
     METADATA whole; ``without`` leaves out files of ``.dist-info`` (``RECORD``, ``METADATA``, ``WHEEL``);
@@ -50,7 +51,7 @@ def build_wheel(
     """
     package = name.replace("-", "_").replace(".", "_").lower()
     info = f"{package}-{version}.dist-info"
-    content = {f"{package}/__init__.py": f'__version__ = "{version}"\n'.encode()}
+    content = {f"{package}/__init__.py": f'__version__ = "{version}"\n'.encode()} if package_init else {}
     content |= visualization_files(package, visualizations)
     content |= files or {}
     described = _metadata(metadata_name or name, metadata_version or version, requires, extras, requires_python)
@@ -160,6 +161,11 @@ def png(*, height: int, width: int = 2) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     rows = (b"\0" + b"\x80" * width) * height
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def library(*needed: str) -> bytes:
+    """Return what looks like a library that names these, such as ``GLIBC_2.17``, as far as any check looks."""
+    return b"\x7fELF\2" + b"\0".join([b"\0" * 60, *map(str.encode, needed), b""])
 
 
 def link(path: str) -> zipfile.ZipInfo:

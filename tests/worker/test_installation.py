@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -84,3 +85,33 @@ def test_the_names_at_the_top_of_a_wheel_are_imported_and_nothing_else(tmp_path:
     files = {"single.py": b"", "a/inner/__init__.py": b"", "data/x.txt": b"", "a-b/__init__.py": b""}
     wheel = build_wheel(tmp_path, "a", files=files)
     assert import_names(wheel) == ["a", "single"]
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (["acme/charts/__init__.py", "acme/charts/deep/__init__.py", "acme/data/__init__.py"], "acme.charts acme.data"),
+        (["acme/charts/__init__.py", "acme/tools.py", "single.py"], "acme.charts single"),
+        (["acme/charts/bars.py", "acme/charts/__main__.py", "acme/charts/not-a-name.py"], "acme.charts.bars"),
+        (["acme/charts/bars.ipynb", "acme/specs/bars.yml"], "acme"),
+        (["a-1.0.data/purelib/acme/charts/__init__.py", "a-1.0.data/scripts/run.py"], "acme.charts"),
+    ],
+)
+def test_what_is_inside_of_namespace_packages_is_imported(tmp_path: Path, files: list[str], names: str) -> None:
+    wheel = tmp_path / "a-1.0-py3-none-any.whl"
+    with ZipFile(wheel, "w") as archive:
+        for name in [*files, "a-1.0.dist-info/METADATA"]:
+            archive.writestr(name, b"")
+    assert import_names(wheel) == names.split()
+
+
+def test_a_namespace_package_that_cannot_be_imported_is_refused(task: TaskDirectory, tmp_path: Path) -> None:
+    build_wheel(
+        task.wheels,
+        "acme",
+        files={"acme/charts/__init__.py": b"import nothing_of_this_name"},
+        package_init=False,
+    )
+    bundle = bundled(task.wheels, "acme", require_specs=False)
+    with pytest.raises(FetchError, match="nothing_of_this_name"):
+        prove_installation(bundle, task, tmp_path / "memory", timeout_seconds=60, check=nothing)
