@@ -8,11 +8,11 @@ from packaging.utils import InvalidName, canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bundles.digest import bundle_id
+from bundles.documents import read_document
 from bundles.errors import BrokenBundle, NotPublished
 from bundles.layout import BUNDLES, MANIFEST
 from bundles.manifest import MAX_MANIFEST_BYTES, incoherences, unseal
 from bundles.models import Bundle
-from bundles.small import read_small
 from bundles.store import ObjectStore
 
 _READS_AT_ONCE = 8
@@ -76,7 +76,7 @@ def read(store: ObjectStore, entry: Entry) -> Bundle:
     """Return a bundle's description. Raises BrokenBundle, StorageError, or FileNotFoundError."""
     if _version(entry) is None:
         raise BrokenBundle(entry.manifest, [f"{entry.version!r} is not a version"])
-    bundle = unseal(read_small(store, entry.manifest, MAX_MANIFEST_BYTES), entry.manifest)
+    bundle = unseal(read_document(store, entry.manifest, MAX_MANIFEST_BYTES), entry.manifest)
     if (bundle.name, bundle.version, bundle.id) != (entry.name, entry.version, entry.id):
         found = f"{bundle.name}/{bundle.version}/{bundle.id}"
         raise BrokenBundle(entry.manifest, [f"it describes another bundle: {found}"])

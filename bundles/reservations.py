@@ -21,9 +21,9 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from bundles.documents import read_document
 from bundles.errors import BrokenBundle, Fenced, StorageError
 from bundles.models import Document
-from bundles.small import read_small
 from bundles.store import ObjectStore
 
 RESERVATIONS = "publishing"
@@ -123,7 +123,7 @@ def _overlaps(store: ObjectStore, path: str, wanted: frozenset[str]) -> bool:
 
 def _read(store: ObjectStore, path: str) -> tuple[str, ...]:
     try:
-        return Claim.model_validate_json(read_small(store, path, _MAX_CLAIM_BYTES)).paths
+        return Claim.model_validate_json(read_document(store, path, _MAX_CLAIM_BYTES)).paths
     except (BrokenBundle, ValidationError) as error:
         raise StorageError(
             "understand", path, "it is not of this version of vizfetch; remove it if it is old"

@@ -1,11 +1,11 @@
-"""Objects that are read into memory whole, whoever wrote them."""
+"""Documents in the store, which are read into memory whole, whoever wrote them."""
 
 from bundles.errors import BrokenBundle
 from bundles.store import ObjectStore
 
 
-def read_small(store: ObjectStore, path: str, max_bytes: int) -> bytes:
-    """Return an object's content. Raises FileNotFoundError, StorageError, or BrokenBundle when it is larger."""
+def read_document(store: ObjectStore, path: str, max_bytes: int) -> bytes:
+    """Return a document. Raises FileNotFoundError, StorageError, or BrokenBundle when it is larger."""
     content = bytearray()
     for chunk in store.chunks(path):
         content += chunk
