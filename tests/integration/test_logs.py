@@ -40,7 +40,7 @@ def test_what_a_job_leaves_to_read(deployment: Deployment, store: StatusStore, i
     shown = deployment.run("logs", good.id)
     assert shown.exit_code == 0
     assert f"attempt {good.attempt}:" in shown.output
-    assert "Successfully downloaded" in shown.output
+    assert "Would install acme-base-2.0 acme-charts-1.2" in shown.output
     assert "127.0.0.1" not in shown.output, "neither the gateway's address nor the task's token"
     assert PASSWORD not in shown.output
     document = deployment.run("logs", good.id, "--attempt", str(good.attempt), "--json").document
