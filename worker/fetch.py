@@ -184,7 +184,7 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
             )
         finally:
             steps.said = _said(task, session, agent.masker)
-        if outcome.exit_code == 0 and task.report.exists():
+        if outcome.exit_code == 0 and agent.settings.sdists == "never":
             _collect(session, task, deadline, watch.look)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
@@ -208,7 +208,7 @@ def _collect(session: Session, task: TaskDirectory, deadline: float, check: Call
         check()
         if time.monotonic() > deadline:
             raise DeadlineExceeded
-    if state.errno is not None:
+    if state.errno in {errno.ENOSPC, errno.EDQUOT}:
         raise OSError(state.errno, state.problem)
     if state.problem is not None:
         raise GatewayError(state.problem)

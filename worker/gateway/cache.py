@@ -31,6 +31,7 @@ import structlog
 from jobs.errors import ErrorKind
 from worker.gateway import inside
 from worker.gateway.addresses import shown
+from worker.gateway.descriptors import open_again
 from worker.gateway.download import READ_BYTES, Download, disk_error
 from worker.gateway.errors import UpstreamError
 from worker.gateway.locks import KeyLocks
@@ -199,15 +200,10 @@ class FileCache:
         That costs the index nothing more: a client that is told of no metadata fetches the whole wheel for it.
         Raises UpstreamError.
         """
-        while True:
-            content = self.open(upstream, wanted)
-            try:
-                if isinstance(content, Stored):
-                    return Made(self.inside(content, wanted))
-                for _ in content.chunks(content.size_bytes - 1, content.size_bytes):  # when the whole is there
-                    pass
-            finally:
-                content.close()
+        with contextlib.closing(self.open(upstream, wanted)) as content:
+            for _ in content.arrivals():
+                pass
+            return Made(self.inside(content, wanted))
 
     def inside(self, content: "Stored | Growing", wanted: Wanted) -> bytes:
         """Return what counts of the metadata in a file that has arrived.
@@ -422,11 +418,6 @@ class FileCache:
             with contextlib.suppress(FileNotFoundError):
                 if link.stat().st_mtime < oldest:
                     link.unlink()
-
-
-def open_again(descriptor: int) -> Path:
-    """Return a path that opens the very same bytes, with a position of its own, also after an eviction."""
-    return Path(f"/proc/self/fd/{descriptor}")
 
 
 def _growing(download: Download) -> Growing:

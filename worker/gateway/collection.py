@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.settings import Model
+from worker.gateway.descriptors import open_again
 from worker.gateway.record import Entry, Incident
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Collected(Entry):
 
 
 class Collection:
-    """Begins with its making. Whatever fails, nothing further is begun."""
+    """Begins with its making. Whatever fails, nothing further is begun, and what is on its way is not waited for."""
 
     def __init__(self, task: "Task", files: Sequence[Choice], directory: Path) -> None:
         self._task = task
@@ -74,7 +75,7 @@ class Collection:
 
     def state(self, wait_seconds: float = 0) -> Collected:
         """Tell how far it is; wait for the end for so long."""
-        done = not wait(self._running, wait_seconds).not_done
+        done = not wait(self._running, wait_seconds).not_done or self._stopped.is_set()
         if self._problem is None:
             return Collected(done=done)
         told = f"{type(self._problem).__name__}: {self._problem}"
@@ -88,12 +89,13 @@ class Collection:
         if self._stopped.is_set():
             return
         try:
-            self._task.bring(choice.project, choice.filename, self._directory)
+            with self._task.bound():
+                self._task.bring(choice.project, choice.filename, self._directory, self._stopped)
         except Refused:  # the task's record tells why
             self.stop()
         except Exception as error:  # noqa: BLE001 - the client learns of all of them
-            self.stop()
             self._problem = error
+            self.stop()
 
 
 def place(descriptor: int, path: Path) -> None:
@@ -101,8 +103,7 @@ def place(descriptor: int, path: Path) -> None:
     with suppress(OSError):  # another file system, no links there, too many of them, or evicted meanwhile
         # The very file that is open, whatever its old name stands for now: linkat(2) with AT_SYMLINK_FOLLOW, which
         # Python uses only when it is given a directory. With an absolute path that one is of no account.
-        os.link(f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor, follow_symlinks=True)
+        os.link(open_again(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)
         return
-    with open(descriptor, "rb", closefd=False) as source, path.open("xb") as copy:
-        source.seek(0)
+    with open_again(descriptor).open("rb") as source, path.open("xb") as copy:
         shutil.copyfileobj(source, copy)

@@ -176,10 +176,12 @@ class Task:
             else:
                 self._told[file.filename] = told
                 return Made(told)
-        return Made(_essentials(self._cache.metadata(upstream, _wanted(file, metadata=False))))
+        told = _essentials(self._cache.metadata(upstream, _wanted(file, metadata=False)))
+        self._told[file.filename] = told
+        return Made(told)
 
-    def bring(self, project: str, filename: str, directory: Path) -> None:
-        """Put a file that this task was shown into ``directory``, whole and verified, under its name.
+    def bring(self, project: str, filename: str, directory: Path, stopped: threading.Event) -> None:
+        """Put a file that this task was shown into ``directory``, whole and verified, unless it is ``stopped`` before.
 
         Raises Refused, OSError, and LookupError when it was not shown.
         """
@@ -188,6 +190,8 @@ class Task:
             raise LookupError(f"{filename} is not on the page of {project}")
         with closing(delivery):
             self._wait_for_all(delivery, delivery.content)
+            if stopped.is_set():
+                return
             place(delivery.content.descriptor, directory / delivery.file.filename)
             self.count(delivery, 0, last=True)
 
@@ -378,7 +382,7 @@ class Tasks:
     def _forget_idle(self) -> None:
         oldest = time.monotonic() - self._idle_seconds
         for token in [token for token, task in self._tasks.items() if task.used_at < oldest]:
-            del self._tasks[token]
+            self._tasks.pop(token).close()
 
 
 def _unanswered(asked: _Asked) -> Incident:

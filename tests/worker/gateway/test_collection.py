@@ -1,14 +1,16 @@
 """Files that a task chose come into its directory: linked, verified, several at once, and blamed where they do not."""
 
+import errno
 import os
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import ErrorKind
-from tests.support.index_server import Body, Exchange, IndexServer, Status
+from tests.support.index_server import Body, Exchange, IndexServer, Stall, Status
 from tests.worker.gateway.conftest import (
     PURE,
     MakeGateway,
@@ -18,6 +20,7 @@ from tests.worker.gateway.conftest import (
     page,
     tiny_wheel,
 )
+from worker.gateway import collection
 from worker.gateway.client import Session
 from worker.gateway.collection import Choice, Collected
 
@@ -37,6 +40,10 @@ def place(tmp_path: Path) -> Path:
     directory = tmp_path / "wheels"
     directory.mkdir()
     return directory
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EXDEV, "Invalid cross-device link")
 
 
 def collect(session: Session, directory: Path, files: Sequence[Choice] = (CHOICE,)) -> Collected:
@@ -64,15 +71,51 @@ def test_it_is_the_file_of_the_cache_and_counts_as_served(
 def test_where_no_link_can_be_made_it_is_a_copy(
     index: IndexServer, make_gateway: MakeGateway, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", _refuse)
     with make_gateway(index_settings(index)).session() as session:
         assert collect(session, place) == Collected(done=True)
     [kept] = (tmp_path / "cache" / "files").glob("??/*")
     assert kept.stat().st_nlink == 1
     assert (place / PURE).read_bytes() == WHEEL
+
+
+def test_copies_that_are_made_at_once_of_one_open_file_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", _refuse)
+    content = os.urandom(8_000_000)
+    (tmp_path / "kept").write_bytes(content)
+    with (tmp_path / "kept").open("rb") as kept, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: collection.place(kept.fileno(), tmp_path / str(number)), range(8)))
+    assert all((tmp_path / str(number)).read_bytes() == content for number in range(8))
+
+
+def test_what_fails_does_not_wait_for_what_is_on_its_way(
+    index: IndexServer, make_gateway: MakeGateway, place: Path
+) -> None:
+    other = tiny_wheel("other", "1.0")
+    index.add("other-1.0-py3-none-any.whl", other)
+    index.misbehave("/files/demo", Stall())
+    index.misbehave("/files/other", Status(403))
+    files = (CHOICE, Choice(project="other", filename="other-1.0-py3-none-any.whl"))
+    with make_gateway(index_settings(index, read_timeout_seconds=90, connect_timeout_seconds=90)).session() as session:
+        page(session)
+        page(session, "other")
+        collect(session, place, files)
+        kinds = {incident.kind for incident in session.record().incidents}
+    assert ErrorKind.FORBIDDEN in kinds
+    assert list(place.iterdir()) == []
+
+
+def test_metadata_of_a_wheel_without_a_digest_is_made_also_when_nothing_is_kept(
+    make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    index = make_index()
+    index.add(PURE, WHEEL, sha256=None)
+    with make_gateway(index_settings(index), page_ttl_seconds=0).session() as session:
+        page(session)
+        assert b"Requires-Dist: needed>=1" in download(session, f"{PURE}.metadata").content
+    assert len(index.seen("/files/")) == 1
 
 
 def test_several_are_asked_for_at_once(make_index: MakeIndex, make_gateway: MakeGateway, place: Path) -> None:
