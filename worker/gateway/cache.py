@@ -179,7 +179,7 @@ class FileCache:
         with self._lock:
             self._evict()
 
-    def open(self, upstream: Upstream, wanted: Wanted) -> Content:
+    def open(self, upstream: Upstream, wanted: Wanted) -> Stored | Growing:
         """Return a file's content, from the cache or as it arrives. Blocks until its size is known.
 
         Raises UpstreamError when the index does not deliver. Close the content after use.
@@ -221,7 +221,7 @@ class FileCache:
         """Remove this process's temporary files. Downloads under way fail."""
         shutil.rmtree(self._parts, ignore_errors=True)
 
-    def _content(self, upstream: Upstream, wanted: Wanted, link: Path) -> Content:
+    def _content(self, upstream: Upstream, wanted: Wanted, link: Path) -> Stored | Growing:
         while True:
             sha256 = wanted.sha256 or self._linked(link)
             stored = self._stored(sha256) if sha256 else None
