@@ -106,7 +106,8 @@ end
 local CHUNK = 500
 local first, last = 0, total - 1
 if by == 'submitted' and after then
-  if descending then last = after[2] - 1 else first = after[2] + 1 end
+  -- A cursor may be made up: what is looked at stays within the list.
+  if descending then last = math.min(last, after[2] - 1) else first = after[2] + 1 end
 end
 while first <= last and not (by == 'submitted' and #kept >= limit) do
   local from, to = first, math.min(last, first + CHUNK - 1)

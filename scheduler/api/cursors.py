@@ -15,12 +15,17 @@ PAGE = 50
 LARGEST_PAGE = 200
 _MAX_NUMBER = 10**14
 """More than any time in milliseconds; also Lua counts exactly so far."""
-_MAX_TEXT = 300
+_MAX_TEXT = 1024
+"""More than any requirement, which may have 1000 characters, and a few more in its normal form."""
+_MAX_CURSOR = 1500
+"""As many as the longest text takes in base64, with what stands beside it."""
 
 Limit = Annotated[int, Query(ge=1, le=LARGEST_PAGE, description="How many at most.")]
 Cursor = Annotated[
     str | None,
-    Query(max_length=1000, description="`next` of the page before; everything else in the query stays the same."),
+    Query(
+        max_length=_MAX_CURSOR, description="`next` of the page before; everything else in the query stays the same."
+    ),
 ]
 Part = str | int
 

@@ -6,6 +6,7 @@ from config.settings import Target
 from jobs.errors import ErrorKind
 from jobs.models import JobError, JobSpec, JobState, Timings
 from jobs.store import StatusStore
+from scheduler.api.cursors import text_of
 from tests.scheduler.api.service import Api, problem
 
 NAMES = [f"acme-{number * 7 % 25:02}" for number in range(25)]
@@ -110,6 +111,31 @@ def test_a_batch_that_expires_between_two_pages_loses_no_other(api: Api, store: 
 def test_what_is_no_cursor_is_refused(api: Api, batch: str, cursor: str) -> None:
     for path in ("/batches", f"/batches/{batch}/jobs", "/bundles"):
         problem(api.call("GET", f"/api/v1{path}", params={"cursor": cursor}), 422, "invalid-cursor")
+
+
+@pytest.mark.parametrize("sort", ["submitted", "requirement", "state", "updated"])
+def test_a_made_up_place_costs_no_more_than_a_look_at_every_job(api: Api, batch: str, sort: str) -> None:
+    for position in (24, 25, 10**14):
+        cursor = text_of(sort, "~" if sort in {"requirement", "state"} else position, position)
+        for descending in (False, True):
+            query = {"sort": sort, "descending": descending, "cursor": cursor}
+            found = api.get(f"/batches/{batch}/jobs", params=query, timeout=10)["jobs"]
+            if sort == "submitted":
+                assert names(found) == (NAMES[:position][::-1] if descending else [])
+
+
+def test_the_longest_requirements_can_be_paged_through(api: Api) -> None:
+    marker = "; python_implementation==''"  # longer in its normal form
+    long = [f"{'a' * (997 - len(marker))}-{number}{marker}" for number in range(12, 16)]
+    assert {len(each) for each in long} == {1000}
+    batch = api.post("/batches", {"entries": long})["id"]
+    path = f"/batches/{batch}/jobs"
+    for descending in (False, True):
+        found = all_pages(api, path, "jobs", limit=1, sort="requirement", descending=descending)
+        kept = names(found)
+        assert kept == sorted(kept, reverse=descending)
+        assert len(set(kept)) == len(long)
+    assert min(map(len, kept)) > 1000
 
 
 def test_a_cursor_of_another_order_is_refused(api: Api, batch: str) -> None:
