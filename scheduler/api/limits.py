@@ -76,8 +76,8 @@ class Limits:
             )
             return
         self._buckets.take(client)
-        if _announced(scope) > MAX_BODY_BYTES:
-            refused = _too_large()
+        if announced_bytes(scope) > MAX_BODY_BYTES:
+            refused = too_large(MAX_BODY_BYTES)
             await problem(refused.status_code, refused.kind, refused.detail)(scope, receive, send)
             return
         await self._app(scope, _Body(receive), send)
@@ -107,16 +107,19 @@ class _Body:
         self._bytes += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._bytes > MAX_BODY_BYTES:
-            raise _too_large()
+            raise too_large(MAX_BODY_BYTES)
         return message
 
 
-def _too_large() -> Refused:
-    detail = f"A body may have {MAX_BODY_BYTES // 2**20} MiB."
+def too_large(most_bytes: int) -> Refused:
+    """Return what refuses a body of more."""
+    mebibytes, rest = divmod(most_bytes, 2**20)
+    detail = f"A body may have {most_bytes // 2**10} KiB." if rest else f"A body may have {mebibytes} MiB."
     return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", detail, {"Connection": "close"})
 
 
-def _announced(scope: Scope) -> int:
+def announced_bytes(scope: Scope) -> int:
+    """Return how large a request says that its body is; 0 when it does not say."""
     length = Headers(scope=scope).get("content-length", "0")
     return int(length) if length.isascii() and length.isdigit() else 0
 

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from scheduler.api.audit import recorded
+from scheduler.api.limits import announced_bytes, too_large
 from scheduler.api.security import Caller, Door, Refusal, client_address
 from scheduler.page.session import end, over_tls
 from scheduler.page.views import LOGIN, page
@@ -64,17 +65,27 @@ async def _leave(request: Request) -> Response:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return what a form sent; nothing when it is no such form."""
+    """Return what a form sent; nothing when it is no such form. Raises ``Refused`` when it is too large."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         return {}
-    content = await request.body()
-    if len(content) > _LONGEST_FORM_BYTES:
-        return {}
+    content = await _content(request)
     try:
         fields = parse_qs(content.decode(), max_num_fields=10, encoding="utf-8", errors="strict")
     except ValueError:
         return {}
     return {name: values[0] for name, values in fields.items()}
+
+
+async def _content(request: Request) -> bytes:
+    """Return what was sent; no more is read than a form may have, since anybody may send one."""
+    if announced_bytes(request.scope) > _LONGEST_FORM_BYTES:
+        raise too_large(_LONGEST_FORM_BYTES)
+    content = b""
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > _LONGEST_FORM_BYTES:
+            raise too_large(_LONGEST_FORM_BYTES)
+    return content
 
 
 def _door(request: Request) -> Door:

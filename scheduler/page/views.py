@@ -83,7 +83,9 @@ def page(request: Request, template: str, status: int = 200, **values: object) -
     caller = getattr(request.state, "caller", None)
     about = {"inside": caller is not None, "can_leave": caller is not None and caller.name != LOOPBACK}
     text = templates().get_template(template).render(**about, path=request.url.path, **values)
-    return HTMLResponse(text, status, headers={"Content-Security-Policy": POLICY})
+    # With `no-referrer`, browsers say `Origin: null` of our own forms.
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+    return HTMLResponse(text, status, headers=headers)
 
 
 def failure(request: Request, error: Exception) -> Response:

@@ -136,7 +136,9 @@ def test_logging_in_and_being_refused(browser: Browser, stage: Stage) -> None:
         page.keyboard.press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("not the token that the scheduler was given")
         page.get_by_label("Token").fill(TOKEN)
-        page.keyboard.press("Enter")
+        with page.expect_request(lambda each: each.method == "POST") as sent:
+            page.keyboard.press("Enter")
+        assert sent.value.all_headers()["origin"] == stage.api.url  # by which we know of TLS in front
         expect(page.get_by_role("heading", name="Catalogue")).to_be_visible()
         assert page.url.endswith("/catalogue?q=bars")
         (cookie,) = context.cookies()

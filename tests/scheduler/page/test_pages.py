@@ -1,7 +1,10 @@
+import http.client
 import json
 import re
+from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import requests
@@ -88,6 +91,33 @@ def test_logging_in_gives_a_cookie_that_opens_pages_and_api(site: Api, shown: Sh
     assert (left.status_code, left.headers["Location"]) == (303, "/login")
     assert f'{NAME}=""' in left.headers["Set-Cookie"]
     assert "Max-Age=0" in left.headers["Set-Cookie"]
+
+
+def test_browsers_say_where_our_forms_come_from_and_nothing_to_others(site: Api, cookie: dict[str, str]) -> None:
+    for answer in (site.call("GET", "/login"), get(site, "/", cookie), log_in(site, "wrong")):
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert site.call("GET", "/api/v1/batches", headers=cookie).headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_no_more_is_read_of_a_form_than_one_may_have(site: Api) -> None:
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": site.url}
+    target = urlsplit(site.url)
+    # Neither sends all of what it announces, or an end: there is an answer before that.
+    for about, sent in (
+        ({"Content-Length": str(16 * 2**10 + 1)}, b""),
+        ({"Transfer-Encoding": "chunked"}, b"4001\r\n" + b"x" * 0x4001 + b"\r\n"),
+    ):
+        with closing(http.client.HTTPConnection(target.hostname or "", target.port, timeout=10)) as connection:
+            connection.putrequest("POST", "/login")
+            for name, value in (headers | about).items():
+                connection.putheader(name, value)
+            connection.endheaders(sent)
+            answer = connection.getresponse()
+            assert answer.status == 413
+            assert json.loads(answer.read())["type"] == "urn:vizfetch:body-too-large"
+    filled = {"token": TOKEN, "next": "/", "more": ""}
+    filled["more"] = "x" * (16 * 2**10 - len(urlencode(filled)))
+    assert site.call("POST", "/login", headers=headers, data=filled).status_code == 303
 
 
 def test_behind_tls_the_cookie_is_for_tls_alone(site: Api) -> None:
