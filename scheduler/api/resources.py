@@ -1,7 +1,8 @@
 """What the endpoints work with, and how they are given it."""
 
 import threading
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -35,6 +36,8 @@ class Resources:
     audit: Audit
     stopping: threading.Event
     """Set when the service ends: whoever streams ends then."""
+    at_end: ExitStack = field(default_factory=ExitStack)
+    """What is closed when nothing is answered any more."""
 
 
 def resources_of(settings: Settings, redis: Redis, stopping: threading.Event) -> Resources:

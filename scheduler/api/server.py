@@ -55,6 +55,7 @@ def serving(settings: Settings, actuator: Actuator) -> Iterator[None]:
             stopping.set()
             server.should_exit = True
             thread.join(_STOP_WITHIN_SECONDS)
+            resources.at_end.close()
 
 
 def _server(app: ASGIApp) -> uvicorn.Server:

@@ -73,6 +73,10 @@ class Gallery:
         self._reading: dict[Entry, Future[tuple[Card, ...]]] = {}
         self._pool = ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="gallery")
 
+    def close(self) -> None:
+        """Read no further bundles. Waits for none."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     def search(self, text: str = "", package: str = "") -> Found:
         """Return the visualizations that have all the words, those in whose names they are first."""
         shown = newest(self._catalog.entries())

@@ -25,7 +25,9 @@ def install(app: FastAPI, resources: Resources, door: Door, session: Session | N
     """Serve the pages."""
     app.state.door = door
     app.state.session = session
-    app.state.gallery = Gallery(resources.catalog, resources.shelf)
+    gallery = Gallery(resources.catalog, resources.shelf)
+    resources.at_end.callback(gallery.close)
+    app.state.gallery = gallery
     for router in ROUTERS:
         app.include_router(router)
     app.router.routes.extend((*login.ROUTES, assets.ROUTE))
