@@ -7,6 +7,7 @@ import pytest
 from bundles.catalog import Entry
 from bundles.errors import NotPublished
 from bundles.models import Bundle
+from config.settings import Target
 from jobs.catalog import Catalog
 from jobs.models import CatalogEntry
 from scheduler.api.shelf import Shelf
@@ -15,11 +16,18 @@ from scheduler.page import gallery
 
 class Published:
     def entries(self) -> list[CatalogEntry]:
-        now = datetime.now(UTC)
-        return [
-            CatalogEntry.model_construct(name=f"acme-{number:02}", version="1.0", id="0", created_at=now)
-            for number in range(20)
-        ]
+        made = CatalogEntry(
+            id="0",
+            name="acme",
+            version="1.0",
+            target=Target(),
+            uri="file:///acme",
+            wheels=1,
+            size_bytes=1,
+            visualizations=1,
+            created_at=datetime.now(UTC),
+        )
+        return [made.model_copy(update={"name": f"acme-{number:02}"}) for number in range(20)]
 
 
 class Slow:
