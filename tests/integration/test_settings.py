@@ -51,8 +51,9 @@ def test_use_only_configured(
 ) -> None:
     site = tmp_path / "site"
     site.mkdir()
-    # The address of the public index is a constant of a library; it is another one in this process.
-    (site / "sitecustomize.py").write_text(f"import pypi_simple\npypi_simple.PYPI_SIMPLE_ENDPOINT = {public.url!r}\n")
+    # The address of the public index is pip's constant; it is another one in this process.
+    elsewhere = f"from pip._internal.models.index import PyPI\nPyPI.simple_url = {public.url!r}\n"
+    (site / "sitecustomize.py").write_text(elsewhere)
     switched = changed(machine, PYTHONPATH=str(site), MODERNE_AGENT_VISUALIZATION_USEONLYCONFIGURED=only)
     assert fetched(switched, tmp_path, package="acme-public")["state"] == state
     assert index.seen("/simple/acme-public/")
