@@ -1,5 +1,6 @@
 """Every setting that users have today, by its effect on real requests of a real fetch."""
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 
 from tests.integration.packages import PASSWORD, USERNAME, offer_packages
 from tests.integration.services import READY
-from tests.support.command import Deployment, eventually, free_port
+from tests.support.command import Deployment, eventually
 from tests.support.index_server import Authority, Basic, Bearer, IndexServer, Stall
 from tests.support.proxy import proxy
 from tests.support.wheels import build_wheel
@@ -166,10 +167,12 @@ def test_proxy(machine: Deployment, index: IndexServer, tmp_path: Path) -> None:
 
 
 def test_an_index_with_a_proxy_is_never_asked_past_it(machine: Deployment, index: IndexServer, tmp_path: Path) -> None:
-    variables = {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(free_port()), "SKIPVALIDATECONNECTIVITY": "true"}
     once = {"MODERNE_AGENT_VISUALIZATION_RETRY_MAXATTEMPTS": "1"}
-    away = changed(machine, **once, **{f"{INDEX}{name}": value for name, value in variables.items()})
-    assert fetched(away, tmp_path)["error"]["kind"] == "proxy"
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen, so that nobody else can there
+        proxy = {"PROXY_HOST": "127.0.0.1", "PROXY_PORT": str(nobody.getsockname()[1])}
+        variables = {f"{INDEX}{name}": value for name, value in (proxy | {"SKIPVALIDATECONNECTIVITY": "true"}).items()}
+        assert fetched(changed(machine, **once, **variables), tmp_path)["error"]["kind"] == "proxy"
     assert index.seen() == []
 
 
