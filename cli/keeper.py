@@ -35,6 +35,7 @@ _LOOK_EVERY_SECONDS = 0.5
 _STOP_WITHIN_SECONDS = 10
 _ASK_AGAIN_AFTER_SECONDS = 2
 _SHOWN_LINES = 15
+_PASSED_ON = {"PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR"}
 
 
 def keep(settings: Settings, environment: Mapping[str, str], out: Path, command: Connection) -> None:
@@ -101,13 +102,26 @@ def _directory() -> Iterator[Path]:
 def _valkey(place: Path) -> Iterator[ValkeyServer]:
     server = ValkeyServer(port=0, unix_socket_path=place / _SOCKET, data_dir=place / "valkey")
     try:
-        server.start()
+        with _bare_environment():
+            server.start()
     except ValkeyServerError as error:
         raise MachineStopped(f"the embedded Valkey does not start: {error}") from error
     try:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def _bare_environment() -> Iterator[None]:
+    """Let what is started in the block inherit nothing that may be secret: it shows its environment to others."""
+    ours = dict(os.environ)
+    for name in ours.keys() - _PASSED_ON:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(ours)
 
 
 @contextmanager
