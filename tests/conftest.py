@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -9,6 +10,10 @@ from tests.support.command import MARK
 from tests.support.planted import ProcessWatch, files_with_secrets, keys_with_secrets
 from tests.support.seaweed import S3Server, seaweed
 from tests.support.valkey import valkey
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in what a shell runs in the background. Commands would inherit it, and tests interrupt them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
