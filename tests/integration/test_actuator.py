@@ -77,7 +77,8 @@ def _agent_counted(seen: Metrics, bundles: Sequence[PublishedBundle]) -> None:
     assert uploaded == sum(bundle.uploaded_bytes for bundle in bundles)
     assert uploaded + reused == sum(bundle.size_bytes for bundle in bundles)
     assert seen.value("vizfetch_index_downloaded_bytes_total") > uploaded
-    assert seen.value("vizfetch_cache_requests_total", what="file", result="miss") >= 4
+    # Three distinct files; a job that waits for what another one downloads has missed it too.
+    assert seen.value("vizfetch_cache_requests_total", what="file", result="miss") >= 3
     assert seen.value("vizfetch_free_bytes", place="cache") > 0
 
 
