@@ -254,12 +254,24 @@ class FileCache:
                     packed=wanted.filename is not None and wanted.filename.endswith(".gz"),
                     other_digest=wanted.other_digest,
                 )
-                self._downloads[key] = download
-                # For whoever asked first it is logged and traced.
-                work = (self._run, key, download, wanted, link)
-                threading.Thread(target=copy_context().run, args=work, daemon=True).start()
+                self._begin(key, download, wanted, link)
             download.hold()
             return download
+
+    def _begin(self, key: "_Flight", download: Download, wanted: Wanted, link: Path) -> None:
+        """Have a thread of its own do it. Called with the lock held.
+
+        Only what has begun may be joined: whoever waits for what does not would wait for ever.
+        """
+        # For whoever asked first it is logged and traced.
+        work = (self._run, key, download, wanted, link)
+        try:
+            threading.Thread(target=copy_context().run, args=work, daemon=True).start()
+        except RuntimeError:  # the machine has no room for another thread
+            download.path.unlink(missing_ok=True)
+            download.release()
+            raise
+        self._downloads[key] = download
 
     def _new_part(self) -> Path:
         return self._parts / secrets.token_hex(8)

@@ -53,6 +53,8 @@ class Download:
         self._changed = threading.Condition()
         self._received = 0
         self._total = promised_size
+        self._told: int | None = None
+        """The size that readers go by."""
         self._answered = False
         self._verified = False
         self.sha256 = ""
@@ -87,14 +89,16 @@ class Download:
                 lambda: self._error or self._verified or (self._answered and self._total is not None)
             )
             self._raise_error()
-            return self._received if self._total is None else self._total
+            self._told = self._received if self._total is None else self._total
+            return self._told
 
     def wait_beyond(self, start: int) -> int:
-        """Wait for bytes after ``start``, and return how far one may read. Raises UpstreamError."""
+        """Wait for bytes after ``start``, and return how far one may read. Raises UpstreamError, also at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._error or self._readable() > start)
+            self._changed.wait_for(lambda: self._error or self._verified or self._readable() > start)
             if self._readable() <= start:
                 self._raise_error()
+                raise self._error_of(ErrorKind.TRUNCATED, f"ended after {self._received} bytes")
             return self._readable()
 
     def wait_for_all(self) -> int:
@@ -202,11 +206,13 @@ class Download:
             self._append(fresh)
         if self._total is not None and self._received < self._total:
             raise self._error_of(ErrorKind.TRUNCATED, f"sent {self._received} of {self._total} bytes")
+        if position < self._received:
+            raise self._less()
 
     def _resumes(self, answer: Answer) -> bool:
         """Tell whether the answer goes on where the last one broke off (RFC 9110, 14.4)."""
         if answer.status == _NO_SUCH_RANGE:
-            raise self._error_of(ErrorKind.TRUNCATED, "sent less than before", worth_retrying=False)
+            raise self._less()
         if answer.status != _PARTIAL:
             return False
         if answer.headers.get("Content-Range", "").replace(" ", "").startswith(f"bytes{self._received}-"):
@@ -214,11 +220,17 @@ class Download:
         raise self._error_of(ErrorKind.TRUNCATED, "sent another part of the file than the one asked for")
 
     def _announce(self, announced: int | None) -> None:
-        """Let readers begin: the index delivers. What it says of the size now counts more than its page."""
+        """Let readers begin: the index delivers. What it says of the size now counts more than its page.
+
+        Not any more once somebody was told a size, who would wait for what does not come, or miss the rest.
+        """
         if announced is not None:
             self._check_bound(announced)
         with self._changed:
             if announced is not None and not self._received:
+                if self._told not in {None, announced}:
+                    reason = f"announced {announced} bytes after {self._told} the time before"
+                    raise self._error_of(ErrorKind.TRUNCATED, reason)
                 self._total = announced
             self._answered = True
             self._changed.notify_all()
@@ -266,6 +278,9 @@ class Download:
                     ErrorKind.HASH_MISMATCH, f"sent a file with {name} {found}, but its page promises {promised}"
                 )
         return actual
+
+    def _less(self) -> UpstreamError:
+        return self._error_of(ErrorKind.TRUNCATED, "sent less than before", worth_retrying=False)
 
     def _error_of(
         self, kind: ErrorKind, reason: str, *, status: int | None = None, worth_retrying: bool | None = None
