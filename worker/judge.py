@@ -34,7 +34,8 @@ _DIRECT_REFERENCE = re.compile(
     r"^(?:Collecting (?P<name>\S+) ?@ (?P<url>\S+)|Processing (?P<path>/\S+)) \(from (?P<by>[^-\s]\S*?)->"
 )
 _OTHER_INSIDE = re.compile(r"Discarding \S*/(?P<file>[^/\s#]+)\S* .*has (?P<why>inconsistent .*)")
-"""pip says so in passing, and takes an older version."""
+"""pip says so in passing, and takes an older version. The gateway refuses such files first, as far as they can be told:
+what a source turns out to be only a build shows."""
 _INVALID_METADATA = re.compile(r"Ignoring version (?P<version>\S+) of (?P<name>\S+) since it has invalid metadata")
 _YANKED = re.compile(r"Ignored the following yanked versions: (?P<versions>.+)")
 _DISK_FULL = ("No space left on device", "Disk quota exceeded")
@@ -66,13 +67,13 @@ def judge(requirement: Requirement, outcome: Outcome, record: Record) -> None:
             again_in_seconds=worst.again_in_seconds,
             tried=worst.attempts > 0,
         )
-    if direct := _first(_DIRECT_REFERENCE, outcome.lines):
+    if direct := _first(_DIRECT_REFERENCE, outcome.asides):
         raise FetchError(
             ErrorKind.INVALID_REQUIREMENT,
             f"{direct['by']} needs `{mask_url(direct['url'] or direct['path'])}`, which is no package of an index: "
             "packages come from the configured indexes only. Ask who publishes it to name a package instead.",
         )
-    if other := _first(_OTHER_INSIDE, outcome.lines):
+    if other := _first(_OTHER_INSIDE, outcome.asides):
         raise FetchError(
             ErrorKind.BROKEN_WHEEL,
             f"{other['file']} is not what its name says, so pip passed over it: {other['why']}. Ask who publishes it "

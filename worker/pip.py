@@ -3,18 +3,21 @@
 import compileall
 import json
 import os
+import re
 import select
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distribution
+from itertools import islice
 from pathlib import Path
 from py_compile import PycInvalidationMode
-from typing import IO
+from typing import IO, Self
 from urllib.parse import unquote
 
 from bundles.target import platforms
@@ -26,6 +29,9 @@ LOOK_EVERY_SECONDS = 0.25
 FRESH = ".pip-"
 """What the pinned pip is made in."""
 _KEPT_LINES = 200
+_MAX_LINE_CHARACTERS = 64 * 1024
+_ASIDE = re.compile(r"\s*(?:Discarding |Processing /|Collecting \S+ ?@ )")
+_KEPT_ASIDES = 20
 
 # What pip needs of this process's environment. Everything else stays out: PIP_*, PYTHON* and proxy variables would
 # change what it does, and the rest may hold secrets.
@@ -50,6 +56,14 @@ class Outcome:
 
     exit_code: int
     lines: tuple[str, ...]
+    asides: tuple[str, ...] = ()
+    """The first lines, wherever they stand, in which it says that it left something out, or went elsewhere for it."""
+
+    @classmethod
+    def of(cls, exit_code: int, log: Path) -> Self:
+        """Read what was printed into ``log``."""
+        asides = islice(filter(_ASIDE.match, _printed(log)), _KEPT_ASIDES)
+        return cls(exit_code, tail(log), tuple(asides))
 
 
 def pin(cache: Path) -> PinnedPip:
@@ -189,7 +203,7 @@ def run_python(
             # Before the wait below: until then the number cannot belong to another process group.
             _kill_group(process.pid)
             exit_code = process.wait()
-    return Outcome(exit_code, tail(log))
+    return Outcome.of(exit_code, log)
 
 
 def _start(python: Path, arguments: Sequence[str], scratch: Path, output: IO[bytes]) -> "subprocess.Popen[bytes]":
@@ -247,4 +261,11 @@ def _kill_group(pid: int) -> None:
 
 def tail(log: Path) -> tuple[str, ...]:
     """Return the last lines of what pip printed."""
-    return tuple(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_KEPT_LINES:])
+    return tuple(deque(_printed(log), _KEPT_LINES))
+
+
+def _printed(log: Path) -> Iterator[str]:
+    """Yield the lines; a build may print any number of them, of any length."""
+    with log.open(encoding="utf-8", errors="replace") as file:
+        while line := file.readline(_MAX_LINE_CHARACTERS):
+            yield line.rstrip("\n")

@@ -21,7 +21,7 @@ from typing import Self
 import structlog
 
 from worker import pip_fork
-from worker.pip import LOOK_EVERY_SECONDS, Outcome, PinnedPip, environment, tail, wait_for
+from worker.pip import LOOK_EVERY_SECONDS, Outcome, PinnedPip, environment, wait_for
 
 _ANSWER_SECONDS = 10.0
 """For killing a process and telling how it ended. A server that takes longer is frozen."""
@@ -89,11 +89,11 @@ class PipServer:
         try:
             pid = self._ask(json.dumps(job), deadline, check)
             wait_for(pid, deadline, check)
-            return Outcome(self._ask(pip_fork.END, time.monotonic() + _ANSWER_SECONDS), tail(log))
+            return Outcome.of(self._ask(pip_fork.END, time.monotonic() + _ANSWER_SECONDS), log)
         except (_Lost, ProcessLookupError):
             _log.warning("pip_server_lost", exit_code=self._abandon(pid))
             check()
-            return Outcome(-signal.SIGKILL, tail(log))
+            return Outcome.of(-signal.SIGKILL, log)
         except BaseException:
             self._abandon(pid)
             raise

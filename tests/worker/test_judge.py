@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from packaging.requirements import Requirement
 
@@ -15,6 +17,13 @@ NOTHING_SEEN = Record()
 
 def failed(*lines: str) -> Outcome:
     return Outcome(1, lines)
+
+
+def printed(directory: Path, exit_code: int, line: str) -> Outcome:
+    """A pip that had much to say after this line."""
+    log = directory / "log"
+    log.write_text("\n".join(["Looking in indexes: x", line, *["Collecting acme-charts"] * 1000]))
+    return Outcome.of(exit_code, log)
 
 
 def verdict(outcome: Outcome, record: Record = NOTHING_SEEN) -> FetchError:
@@ -134,8 +143,10 @@ def test_errors_of_bundle_and_store_have_their_kinds() -> None:
     ],
 )
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_a_dependency_that_is_no_package_is_refused_whatever_pip_makes_of_it(line: str, exit_code: int) -> None:
-    found = verdict(Outcome(exit_code, (line,)))
+def test_a_dependency_that_is_no_package_is_refused_whatever_pip_makes_of_it(
+    line: str, exit_code: int, tmp_path: Path
+) -> None:
+    found = verdict(printed(tmp_path, exit_code, line))
     assert found.kind is ErrorKind.INVALID_REQUIREMENT
     assert "acme-charts needs `" in found.message
 
@@ -160,14 +171,14 @@ def test_what_was_yanked_is_said_to_be_so_with_the_way_to_take_it() -> None:
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_a_version_that_pip_passed_over_since_it_is_another_is_no_success(exit_code: int) -> None:
+def test_a_version_that_pip_passed_over_since_it_is_another_is_no_success(exit_code: int, tmp_path: Path) -> None:
     base = "http://127.0.0.1:40001/token"
     line = (
         f"Discarding {base}/files/acme-base/acme_base-2.0.tar.gz#sha256=ab (from {base}/simple/acme-base/) "
         f"(requires-python:>=3.8): Requested acme-base from {base}/files/acme-base/acme_base-2.0.tar.gz (from -r "
         "requirements.txt (line 2)) has inconsistent version: expected '2.0', but metadata has '3.0'"
     )
-    error = verdict(Outcome(exit_code, (line, "Saved acme_base-1.0-py3-none-any.whl")))
+    error = verdict(printed(tmp_path, exit_code, line))
     assert error.kind is ErrorKind.BROKEN_WHEEL
     assert "acme_base-2.0.tar.gz is not what its name says" in str(error)
     assert "token" not in str(error)

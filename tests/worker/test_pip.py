@@ -9,7 +9,7 @@ import pytest
 
 from config.settings import Target
 from worker.environment import TaskDirectory, task_directory
-from worker.pip import DeadlineExceeded, PinnedPip, choose_arguments, pin, run
+from worker.pip import DeadlineExceeded, Outcome, PinnedPip, choose_arguments, pin, run
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +75,15 @@ def test_the_task_s_python_runs_exactly_the_pinned_pip(tmp_path: Path, pinned: P
         outcome = run(task.python, ["--version"], scratch=task.scratch, log=task.log, timeout_seconds=60, check=nothing)
     assert outcome.exit_code == 0
     assert f"pip {pinned.version} from {pinned.directory}/pip" in outcome.lines[-1]
+
+
+def test_of_much_that_was_printed_the_end_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"Collecting x\n" * 100_000 + b"x" * 1_000_000 + b"\n\xff\r\nthe end")
+    outcome = Outcome.of(0, log)
+    assert outcome.lines[-2:] == ("\ufffd", "the end")
+    assert len(outcome.lines) == 200
+    assert outcome.asides == ()
 
 
 def test_nothing_of_our_environment_reaches_pip(

@@ -62,28 +62,42 @@ def metadata(path: Path, filename: str) -> bytes:
     if not filename.endswith(".whl"):
         return _source(path, filename)
     try:
-        name, version, *_ = parse_wheel_filename(filename)
         with _zip(path) as archive:
             content = _metadata(archive)
-    except InvalidWheelFilename as error:
-        raise NotThisFile(str(error)) from error
     except READ_ERRORS as error:
         raise NotThisFile(f"it is not a readable wheel: {error}") from error
-    _compare(content, name, version)
+    require_named(content, filename)
     return content
 
 
-def _source(path: Path, filename: str) -> bytes:
-    """Return PKG-INFO (PEP 643); nothing where there is none, or where the name does not follow PEP 625."""
+def require_named(content: bytes, filename: str) -> None:
+    """Raise NotThisFile when metadata is of another project or version than the file's name says."""
+    named, raw = _named(filename), _parsed(content)
+    found = canonicalize_name(raw.get("name", "")), _version(raw.get("version", ""))
+    if named not in {None, found}:
+        raise NotThisFile(f"inside it is {raw.get('name')} {raw.get('version')}")
+
+
+def _named(filename: str) -> tuple[NormalizedName, Version] | None:
+    """Return what a file's name says of its content; None where the name of a source does not follow PEP 625."""
     try:
-        name, version = parse_sdist_filename(filename)
-        content = _zipped(path) if filename.endswith(".zip") else _tarred(path)
+        return parse_wheel_filename(filename)[:2] if filename.endswith(".whl") else parse_sdist_filename(filename)
+    except InvalidWheelFilename as error:
+        raise NotThisFile(str(error)) from error
     except InvalidSdistFilename:
+        return None
+
+
+def _source(path: Path, filename: str) -> bytes:
+    """Return PKG-INFO (PEP 643); nothing where there is none, or where the name says nothing."""
+    if _named(filename) is None:
         return b""
+    try:
+        content = _zipped(path) if filename.endswith(".zip") else _tarred(path)
     except _SOURCE_ERRORS as error:
         raise NotThisFile(f"it is not a readable source distribution: {error}") from error
     if content:
-        _compare(content, name, version)
+        require_named(content, filename)
     return content
 
 
@@ -142,12 +156,6 @@ def _tarred(path: Path) -> bytes:
 def _is_pkg_info(name: str) -> bool:
     parts = name.removeprefix("./").split("/")
     return parts[1:] == ["PKG-INFO"]
-
-
-def _compare(content: bytes, name: NormalizedName, version: Version) -> None:
-    raw = _parsed(content)
-    if canonicalize_name(raw.get("name", "")) != name or _version(raw.get("version", "")) != version:
-        raise NotThisFile(f"inside it is {raw.get('name')} {raw.get('version')}")
 
 
 def differences(told: bytes, own: bytes) -> list[str]:

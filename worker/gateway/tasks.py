@@ -22,7 +22,7 @@ from worker.gateway.cache import Content, FileCache, Growing, Made, Stored, Want
 from worker.gateway.collection import Collected, Collection, CollectionRequest, Refused, place
 from worker.gateway.errors import UpstreamError, unexpected
 from worker.gateway.flight import run
-from worker.gateway.inside import differences, essentials
+from worker.gateway.inside import NotThisFile, differences, essentials, require_named
 from worker.gateway.pages import IndexFile, View, lens
 from worker.gateway.record import Incident, Progress, Project, Record, Served, Step
 from worker.gateway.revalidation import Seen, seen
@@ -174,6 +174,7 @@ class Task:
                 if not (file.is_wheel and error.status in GONE):
                     raise
             else:
+                _require_named(file, told)
                 self._told[file.filename] = told
                 return Made(told)
         told = _essentials(self._cache.metadata(upstream, _wanted(file, metadata=False)))
@@ -425,6 +426,18 @@ def _essentials(content: Content) -> bytes:
     """Read metadata, close it, and return what counts of it. Raises UpstreamError."""
     with closing(content):
         return essentials(b"".join(content.chunks(0, content.size_bytes)))
+
+
+def _require_named(file: IndexFile, told: bytes) -> None:
+    """Raise UpstreamError when an index gives metadata of another project or version than the file's name says.
+
+    pip would pass over the file, and take an older one.
+    """
+    try:
+        require_named(told, file.filename)
+    except NotThisFile as error:
+        reason = f"offers metadata of it that is not what its name says: {error}"
+        raise UpstreamError(ErrorKind.BROKEN_WHEEL, reason, url=shown(_metadata_url(file.url))) from error
 
 
 def _metadata_url(url: str) -> str:

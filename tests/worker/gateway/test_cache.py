@@ -400,13 +400,14 @@ def test_metadata_comes_without_its_description(make_index: MakeIndex, make_gate
 
 def test_metadata_is_passed_through(make_index: MakeIndex, make_gateway: MakeGateway) -> None:
     index = make_index()
-    index.add(PURE, WHEEL, metadata=b"Name: demo\n")
+    told = b"Name: Demo\nVersion: 1\n"
+    index.add(PURE, WHEEL, metadata=told)
     index.add(SECOND, tiny_wheel("demo", "2.0", requires=("needed>=1",)))
     with make_gateway(index_settings(index)).session() as session:
         files = {file["filename"]: file for file in page(session).json()["files"]}
         assert files[PURE]["core-metadata"] is True
         assert files[SECOND]["core-metadata"] is True
-        assert download(session, f"{PURE}.metadata").content == b"Name: demo\n"
+        assert download(session, f"{PURE}.metadata").content == told
         assert b"Requires-Dist: needed>=1" in download(session, f"{SECOND}.metadata").content
         assert session.record().files == ()
         assert session.progress().size_bytes == 0

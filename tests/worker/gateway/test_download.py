@@ -145,7 +145,7 @@ def test_a_whole_that_is_shorter_than_what_came_before_is_not_lengthened_by_it(
 def test_a_machine_without_room_for_a_thread_fails_this_time_only(
     index: IndexServer, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: threading.Thread) -> None:
+    def full(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     gateway = patient(index, make_gateway)

@@ -108,6 +108,31 @@ def test_another_package_inside_a_right_name(
     assert says in incident.message
 
 
+@pytest.mark.parametrize("filename", [PURE, SOURCE])
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (b"Name: demo\nVersion: 2.0\n", "inside it is demo 2.0"),
+        (b"Name: other\nVersion: 1.0\n", "inside it is other 1.0"),
+        (b"Name: demo\n", "inside it is demo None"),
+    ],
+)
+def test_metadata_of_another_package_is_not_passed_on(
+    filename: str, told: bytes, says: str, make_index: MakeIndex, make_gateway: MakeGateway
+) -> None:
+    """pip would pass over the file, and take an older one."""
+    index = make_index()
+    index.add(filename, tiny_wheel("demo", "1.0"), metadata=told)
+    with make_gateway(index_settings(index), rules=ALLOWED).session() as session:
+        page(session)
+        assert broken(session, f"{filename}.metadata") == "refused"
+        [incident] = session.record().incidents
+    assert (incident.kind, incident.attempts, incident.step) == (ErrorKind.BROKEN_WHEEL, 1, "metadata")
+    assert (
+        f"/files/{filename}.metadata offers metadata of it that is not what its name says: {says}" in incident.message
+    )
+
+
 def directory_bomb() -> bytes:
     """An archive of nothing but its directory: a reader makes an object of some hundred bytes of each 47."""
     entry = b"PK\1\2" + bytes(24) + struct.pack("<H", 1) + bytes(16) + b"x"
