@@ -14,6 +14,7 @@ from jobs.actuator import ACTUATOR, Actuator, asgi
 from scheduler.api import agents, batches, catalogue, errors, events, jobs, schedules
 from scheduler.api.limits import Envelope, Limits
 from scheduler.api.models import PREFIX
+from scheduler.api.refusals import Refusals
 from scheduler.api.resources import Resources
 from scheduler.api.security import Access, BearerToken, Credential, Door, Guard, json_only
 from scheduler.page.install import OPEN_FOLDERS, OPEN_PATHS, install, session_of
@@ -33,9 +34,11 @@ def application(resources: Resources, actuator: Actuator | None = None) -> ASGIA
     clock = time.monotonic
     settings = resources.settings.api
     session = session_of(settings)
-    door = Door(access(settings, session), clock)
+    refusals = Refusals(resources.audit)
+    resources.at_end.callback(refusals.close)
+    door = Door(access(settings, session), clock, refusals.count)
     install(inner, resources, door, session)
-    return Envelope(Limits(Guard(inner, door), clock))
+    return Envelope(Guard(Limits(inner, clock), door))
 
 
 def access(settings: ApiSettings, session: Session | None) -> Access:

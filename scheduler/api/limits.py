@@ -26,7 +26,7 @@ class Bucket:
 
 
 REQUESTS = Bucket(burst=400, per_second=100)
-"""Of one client address."""
+"""Of one client address; those who were let in and all others there have one each."""
 
 
 class Buckets:
@@ -56,7 +56,11 @@ class Buckets:
 
 
 class Limits:
-    """An ASGI application around another that keeps each client within its limits."""
+    """An ASGI application around another that keeps each client within its limits.
+
+    It stands behind the ``Guard``: so many requests as somebody without a token may send, from the address of a proxy,
+    nothing is taken from those who have it.
+    """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float], bucket: Bucket = REQUESTS) -> None:
         self._app = app
@@ -67,7 +71,7 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = str(scope["client"][0]) if scope.get("client") else "unknown"
+        client = _client(scope)
         if wait := self._buckets.wait_seconds(client):
             detail = "Too many requests came from this address."
             headers = {"Retry-After": str(wait)}
@@ -81,6 +85,11 @@ class Limits:
             await problem(refused.status_code, refused.kind, refused.detail)(scope, receive, send)
             return
         await self._app(scope, _Body(receive), send)
+
+
+def _client(scope: Scope) -> str:
+    address = str(scope["client"][0]) if scope.get("client") else "unknown"
+    return f"{address} let in" if "caller" in scope.get("state", {}) else address
 
 
 class _Body:

@@ -28,7 +28,7 @@ LOOPBACK = "loopback"
 """How a caller is called who was asked for no token."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _WRONG_TOKENS = Bucket(burst=20, per_second=1 / 3)
-_REMEMBERED = 1000
+"""Of one client address."""
 
 
 @dataclass(frozen=True)
@@ -100,36 +100,39 @@ class Access:
 
 
 class Door:
-    """Tells who calls, and slows down those who try what is wrong."""
+    """Tells who calls.
 
-    def __init__(self, access: Access, clock: Callable[[], float]) -> None:
+    Whoever shows the right token is let in, whatever else came from the same address, which is that of all callers
+    behind a proxy. So the limit of wrong ones holds back whoever goes on by mistake; against guessing, tokens are long.
+    """
+
+    def __init__(self, access: Access, clock: Callable[[], float], refused: Callable[[str], None]) -> None:
+        """``refused`` is told the address of each wrong token; it must not wait."""
         self.access = access
         self._wrong = Buckets(_WRONG_TOKENS, clock)
-        self._known: dict[str, None] = {}
+        self._refused = refused
 
     def caller(self, headers: Headers, address: str) -> "tuple[Caller, Credential | None] | Refusal":
         """Return who calls and by which credential, or why nobody is let in."""
         if not self.access.credentials:
             return Caller(LOOPBACK, address, headers.get("traceparent", "")), None
         shown = [credential for credential in self.access.credentials if credential.shown(headers)]
-        # Whoever was let in before is not shut out by others behind the same address who try wrong ones.
-        if shown and address not in self._known and (wait := self._wrong.wait_seconds(address)):
-            detail = "Too many wrong tokens came from this address."
-            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-wrong-tokens", detail, {"Retry-After": str(wait)})
         for credential in shown:
             if name := credential.caller(headers):
-                self._remember(address)
                 return Caller(name, address, headers.get("traceparent", "")), credential
         if shown:
-            self._wrong.take(address)
-        wrong = ' error="invalid_token"' if shown else ""
-        detail = "The token is not the right one." if shown else "A token is needed: Authorization: Bearer TOKEN"
-        return Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, {"WWW-Authenticate": f"Bearer{wrong}"})
+            return self._wrong_token(address)
+        detail = "A token is needed: Authorization: Bearer TOKEN"
+        return Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
-    def _remember(self, address: str) -> None:
-        self._known[address] = None
-        if len(self._known) > _REMEMBERED:
-            del self._known[next(iter(self._known))]
+    def _wrong_token(self, address: str) -> Refusal:
+        self._refused(address)
+        if wait := self._wrong.wait_seconds(address):
+            detail = "The token is not the right one, and too many wrong ones came from this address."
+            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "too-many-wrong-tokens", detail, {"Retry-After": str(wait)})
+        self._wrong.take(address)
+        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        return Refusal(HTTPStatus.UNAUTHORIZED, "unauthorized", "The token is not the right one.", headers)
 
 
 class Guard:

@@ -25,6 +25,8 @@ _FINISH_WITHIN_SECONDS = 5
 _STOP_WITHIN_SECONDS = 10
 _ANSWER_WITHIN_SECONDS = 2.0
 """Of Redis, to the API: callers are told soon that it is away."""
+_SHORTEST_TOKEN = 16
+"""Whoever guesses is held back by nothing else: see ``scheduler.api.security.Door``."""
 
 _log = structlog.get_logger()
 
@@ -81,6 +83,10 @@ def _server(app: ASGIApp) -> uvicorn.Server:
 def _listener(settings: Settings) -> socket.socket | None:
     """Return the socket to serve on; None when there is to be no API."""
     api = settings.api
-    if api.port and api.token is None and not is_loopback(address_of(api)[1][0]):
-        raise problem("host", "is not loopback, so an api.token is needed; set it, or set the host to 127.0.0.1")
+    if api.port and not is_loopback(address_of(api)[1][0]):
+        if api.token is None:
+            raise problem("host", "is not loopback, so an api.token is needed; set it, or set the host to 127.0.0.1")
+        if len(api.token.get_secret_value()) < _SHORTEST_TOKEN:
+            short = f"has less than {_SHORTEST_TOKEN} characters, and others may guess; set a long random one"
+            raise problem("token", short)
     return listen(api)

@@ -1,5 +1,6 @@
 """Logging in with the API token, and out again."""
 
+from contextlib import ExitStack
 from http import HTTPStatus
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,11 +20,13 @@ LOGOUT = "/logout"
 _LONGEST_FORM_BYTES = 16 * 2**10
 _FORM = "application/x-www-form-urlencoded"
 _SEE_OTHER = 303
+_WRONG = (
+    "This is not the token that the scheduler was given. Whoever runs it can tell you which one holds: the setting is "
+    "moderne.agent.visualization.api.token."
+)
 _REFUSED = {
-    HTTPStatus.UNAUTHORIZED: "This is not the token that the scheduler was given. Whoever runs it can tell you which "
-    "one holds: the setting is moderne.agent.visualization.api.token.",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many wrong tokens came from your address. Wait for {wait} seconds, then try "
-    "again.",
+    HTTPStatus.UNAUTHORIZED: _WRONG,
+    HTTPStatus.TOO_MANY_REQUESTS: f"{_WRONG} Too many wrong ones came from your address.",
 }
 
 
@@ -41,7 +44,7 @@ async def _take(request: Request) -> Response:
     headers = Headers(raw=[(b"authorization", b"Bearer " + given.get("token", "").strip().encode())])
     found = _door(request).caller(headers, client_address(request.scope))
     if isinstance(found, Refusal):
-        refused = _REFUSED[found.status].format(wait=found.headers.get("Retry-After", ""))
+        refused = _REFUSED[found.status]
         answer = await run_in_threadpool(page, request, "login.html", found.status, target=target, refused=refused)
         answer.headers.update(found.headers)
         return answer
@@ -60,8 +63,15 @@ def _begin(request: Request, caller: Caller, answer: Response) -> None:
 
 async def _leave(request: Request) -> Response:
     answer = RedirectResponse(LOGIN, _SEE_OTHER)
-    end(answer, secure=over_tls(request.headers, request.url.scheme))
+    await run_in_threadpool(_end, request, answer)
     return answer
+
+
+def _end(request: Request, answer: Response) -> None:
+    with ExitStack() as record:
+        if request.app.state.session is not None and hasattr(request.state, "caller"):
+            record.enter_context(recorded(request.app.state.resources.audit, request.state.caller, "logout"))
+        end(answer, secure=over_tls(request.headers, request.url.scheme))
 
 
 async def _form(request: Request) -> dict[str, str]:

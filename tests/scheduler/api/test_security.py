@@ -1,5 +1,6 @@
 import asyncio
 import http.client
+import json
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,11 +8,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from config.audit import Audit
 from config.settings import RedisSettings
 from jobs.store import StatusStore
 from scheduler.api.limits import MAX_BODY_BYTES, Bucket, Buckets, Limits
+from scheduler.api.refusals import Refusals
+from scheduler.api.security import Access, BearerToken, Door, Guard
 from tests.scheduler.api.service import TOKEN, Api, deployment_for, problem, serving
 from tests.support.command import MARK, free_port
 
@@ -40,23 +44,51 @@ def test_only_the_token_lets_in(closed_api: Api) -> None:
 def test_whoever_tries_tokens_is_slowed_down_and_whoever_has_it_is_not(
     redis_settings: RedisSettings, tmp_path: Path
 ) -> None:
-    with serving(deployment_for(redis_settings, tmp_path, TOKEN), token=TOKEN) as api:
-        guessing = Api(api.url, api.scheduler, "guess")
+    audit = tmp_path / "audit"
+    more = {"MODERNE_AGENT_VISUALIZATION_AUDIT": str(audit)}
+    with serving(deployment_for(redis_settings, tmp_path, TOKEN, **more), token=TOKEN) as api:
+        guessing = Api(api.url, api.scheduler, f"{MARK}guess")
         statuses = [guessing.call("GET", "/api/v1/batches").status_code for _ in range(25)]
         assert statuses[:20] == [401] * 20
         assert statuses[-1] == 429
-        # Even the right one, from an address that was never let in.
-        refused = api.call("GET", "/api/v1/batches")
+        # The right one is let in from the same address, which all behind a proxy have, and changes nothing for others.
+        assert api.get("/batches")["next"] is None
+        refused = guessing.call("GET", "/api/v1/batches")
         problem(refused, 429, "too-many-wrong-tokens")
         assert int(refused.headers["Retry-After"]) > 0
-        assert MARK not in api.scheduler.log.read_text()
+        api.scheduler.wait_for("tokens_refused", 20)
+    # How many they were is said when serving ends, at the latest; nowhere what was shown.
+    logged = [json.loads(line) for line in api.scheduler.log.read_text().splitlines() if "tokens_refused" in line]
+    records = [json.loads(line) for line in audit.read_text().splitlines() if "authenticate" in line]
+    for lines in (logged, records):
+        assert sum(line["count"] for line in lines) == 26
+        assert len(lines) <= 2
+    assert {line["address"] for line in logged} == {"127.0.0.1"}
+    assert {(line["from"], line["who"], line["by"], line["outcome"]) for line in records} == {
+        ("127.0.0.1", "unknown", "api", "refused")
+    }
+    assert MARK not in api.scheduler.log.read_text() + audit.read_text()
 
 
-def test_wrong_tokens_of_others_do_not_shut_out_who_was_let_in(closed_api: Api) -> None:
-    assert closed_api.get("/batches")["batches"] == []
-    guessing = Api(closed_api.url, closed_api.scheduler, "guess")
-    assert {guessing.call("GET", "/api/v1/batches").status_code for _ in range(30)} == {401}
-    assert closed_api.get("/batches")["batches"] == []
+def test_many_who_guess_fill_neither_the_log_nor_the_audit_record(tmp_path: Path) -> None:
+    refusals = Refusals(Audit(tmp_path / "audit"))
+    for number in range(1000):
+        refusals.count(f"192.0.2.{number % 100}")
+    refusals.close()
+    told = {line["from"]: line["count"] for line in map(json.loads, (tmp_path / "audit").read_text().splitlines())}
+    assert len(told) == 11
+    assert (told["192.0.2.0"], told["others"]) == (10, 900)
+
+
+def test_nothing_that_others_send_shuts_out_who_has_the_token() -> None:
+    access = Access((BearerToken(TOKEN),), open_paths=frozenset({"/open"}))
+    inner = Limits(_no_content, lambda: 0.0, Bucket(burst=2, per_second=0.5))
+    app = Guard(inner, Door(access, lambda: 0.0, lambda _: None))
+    right = {"authorization": f"Bearer {TOKEN}"}
+    assert [status(app, "/open") for _ in range(3)] == [204, 204, 429]
+    assert [status(app, "/", {"authorization": "Bearer x"}) for _ in range(21)] == [401] * 20 + [429]
+    assert [status(app, "/") for _ in range(3)] == [401] * 3
+    assert [status(app, "/", right) for _ in range(3)] == [204, 204, 429]
 
 
 @pytest.mark.parametrize(
@@ -160,28 +192,36 @@ def test_what_is_no_http_is_told_so(api: Api) -> None:
         assert b"nosniff" in answer
 
 
+async def _no_content(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+
+
+def ask(app: ASGIApp, path: str, headers: Mapping[str, str], address: str) -> Message:
+    """Return the head of the answer."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(
+        app({"type": "http", "method": "GET", "path": path, "headers": raw, "client": (address, 1)}, receive, send)
+    )
+    return sent[0]
+
+
+def status(app: ASGIApp, path: str, headers: Mapping[str, str] | None = None, address: str = "192.0.2.1") -> int:
+    return int(ask(app, path, headers or {}, address)["status"])
+
+
 def test_one_address_has_so_many_requests_and_another_its_own() -> None:
-    async def inner(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-
-    limited = Limits(inner, lambda: 0.0, Bucket(burst=2, per_second=0.5))
-
-    def ask(address: str) -> Message:
-        sent: list[Message] = []
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": (address, 1)}
-        asyncio.run(limited(scope, receive, send))
-        return sent[0]
-
-    assert [ask("192.0.2.1")["status"] for _ in range(3)] == [204, 204, 429]
-    assert ask("192.0.2.2")["status"] == 204
-    assert (b"retry-after", b"2") in ask("192.0.2.1")["headers"]
+    limited = Limits(_no_content, lambda: 0.0, Bucket(burst=2, per_second=0.5))
+    assert [status(limited, "/") for _ in range(3)] == [204, 204, 429]
+    assert status(limited, "/", address="192.0.2.2") == 204
+    assert (b"retry-after", b"2") in ask(limited, "/", {}, "192.0.2.1")["headers"]
 
 
 def test_a_bucket_fills_again() -> None:
@@ -210,6 +250,9 @@ def test_another_address_than_loopback_needs_a_token(redis_settings: RedisSettin
     with serving(deployment_for(redis_settings, tmp_path, TOKEN, **{HOST: EVERYWHERE}), token=TOKEN) as api:
         # Whoever shows the token may use any name.
         assert api.get("/batches", headers={"Host": "vizfetch.example"})["next"] is None
+    short = deployment_for(redis_settings, tmp_path, TOKEN[:15], **{HOST: EVERYWHERE}).run("scheduler")
+    assert (short.exit_code, "moderne.agent.visualization.api.token" in short.errors) == (78, True)
+    assert "16 characters" in short.errors
     unknown = deployment_for(redis_settings, tmp_path, TOKEN, **{HOST: "192.0.2.1"}).run("scheduler")
     assert (unknown.exit_code, "192.0.2.1" in unknown.errors) == (78, True)
 

@@ -140,10 +140,13 @@ def test_whoever_tries_tokens_is_slowed_down_on_the_page_too(redis_settings: Red
     with serving(deployment_for(redis_settings, tmp_path, TOKEN), token=TOKEN) as api:
         statuses = [log_in(api.without_token(), "guess").status_code for _ in range(25)]
         assert statuses[:20] == [401] * 20
-        answer = log_in(api.without_token())
+        answer = log_in(api.without_token(), "guess")
         assert answer.status_code == 429
         assert int(answer.headers["Retry-After"]) > 0
-        assert "Too many wrong tokens" in answer.text
+        assert "not the token that the scheduler was given" in answer.text
+        assert "Too many wrong ones" in answer.text
+        # As everybody has who shares a proxy with the one who guesses.
+        assert log_in(api.without_token()).status_code == 303
 
 
 def test_a_session_that_has_ended_does_not_count_as_a_wrong_token(
@@ -191,11 +194,19 @@ def test_with_the_cookie_only_pages_of_this_site_change_something(
     assert site.call("POST", path, headers=own, json={}).status_code == 200
 
 
+def changes(site: Api) -> list[tuple[str, str]]:
+    """Return what was done and by whom, as the log says."""
+    lines = [json.loads(line) for line in site.scheduler.log.read_text().splitlines() if line.startswith("{")]
+    return [(line["action"], line["caller"]) for line in lines if line.get("event") == "change_done"]
+
+
 def test_what_was_done_on_the_page_is_recorded_as_such(site: Api, shown: Shown, cookie: dict[str, str]) -> None:
     site.post(f"/jobs/{shown.failed}/retry", {}, headers=cookie | {"Origin": site.url})
-    lines = [json.loads(line) for line in site.scheduler.log.read_text().splitlines() if line.startswith("{")]
-    done = [(line["action"], line["caller"]) for line in lines if line.get("event") == "change_done"]
+    done = changes(site)
     assert done[-2:] == [("login", "token"), ("job_retry", "session")]
+    for headers in (cookie, {}):  # nobody who is not in can leave
+        assert site.call("POST", "/logout", headers=headers | {"Origin": site.url}, data="").status_code == 303
+    assert changes(site)[len(done) :] == [("logout", "session")]
 
 
 # ---- what a page is --------------------------------------------------------------------------------------------------
