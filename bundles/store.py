@@ -45,14 +45,14 @@ _STRAY = "Encountered object with invalid path"
 
 
 @dataclass(frozen=True)
-class _Patience:
+class Patience:
     """How long an S3 server is waited for."""
 
     client: ClientConfig
     retries: RetryConfig
 
 
-_WORKING = _Patience(
+WORKING = Patience(
     {
         "connect_timeout": timedelta(seconds=10),
         "read_timeout": timedelta(seconds=60),
@@ -69,9 +69,20 @@ _WORKING = _Patience(
         },
     },
 )
+"""For whoever has time."""
+ANSWERING = Patience(
+    {
+        "connect_timeout": timedelta(seconds=3),
+        "read_timeout": timedelta(seconds=5),
+        "timeout": timedelta(minutes=15),
+    },
+    # Again after what fails at once, such as a connection that was reset; not after silence.
+    {"max_retries": 2, "retry_timeout": timedelta(seconds=3)},
+)
+"""For whoever answers somebody who waits."""
 PROBE_CONNECT_SECONDS = 3.0
 PROBE_ANSWER_SECONDS = 6.0
-_PROBING = _Patience(
+PROBING = Patience(
     {
         "connect_timeout": timedelta(seconds=PROBE_CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=PROBE_ANSWER_SECONDS),
@@ -80,6 +91,7 @@ _PROBING = _Patience(
     # A server that is being started, or is busy, is asked once more.
     {"max_retries": 1, "retry_timeout": timedelta(seconds=PROBE_CONNECT_SECONDS)},
 )
+"""For whoever only wants to know whether it is there."""
 
 
 class ObjectStore(Protocol):
@@ -137,20 +149,21 @@ class ObjectStore(Protocol):
         """Return the absolute address of an object or folder, for people and for other tools."""
 
 
-def open_store(settings: StorageSettings, *, authorities: bytes | None = None, probe: bool = False) -> ObjectStore:
+def open_store(
+    settings: StorageSettings, *, authorities: bytes | None = None, patience: Patience = WORKING
+) -> ObjectStore:
     """Open the store of the settings; nothing is asked of it yet, and nothing is created.
 
     ``authorities`` are certificates (PEM) to trust besides the system's; by default those of the settings'
     ``ca_bundle``. Without an access key in the settings, the profile is used, or else what the environment or
-    the instance's role offers. With ``probe`` a server is given seconds and one try, for whoever only wants to
-    know whether it is there. Raises StorageError.
+    the instance's role offers. Raises StorageError.
     """
     address = urlsplit(settings.uri)
     base_uri = settings.uri.rstrip("/")
     try:
         if address.scheme == "s3":
             trusted = authorities if authorities is not None else _authorities(settings.ca_bundle)
-            return _ObstoreStore(_s3(address, settings, trusted, _PROBING if probe else _WORKING), base_uri)
+            return _ObstoreStore(_s3(address, settings, trusted, patience), base_uri)
         return FolderStore(Path(unquote(address.path)), base_uri)
     except (BaseError, OSError, ValueError) as error:
         raise StorageError("open", settings.uri, _reason(error)) from error
@@ -170,7 +183,7 @@ def _authorities(ca_bundle: Path | None) -> bytes | None:
     return content
 
 
-def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | None, patience: _Patience) -> S3Store:
+def _s3(address: SplitResult, settings: StorageSettings, authorities: bytes | None, patience: Patience) -> S3Store:
     endpoint = settings.endpoint_url
     client: ClientConfig = {**patience.client, "allow_invalid_certificates": settings.skip_ssl}
     client["allow_http"] = endpoint is not None and endpoint.lower().startswith("http://")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 from bundles.errors import StorageError
-from bundles.store import open_store
+from bundles.store import PROBING, open_store
 from config.settings import StorageSettings
 from worker.findings import Finding, holds, unreachable, wrong
 
@@ -60,7 +60,7 @@ def look_at_store(settings: StorageSettings) -> Finding:
     """Write, read and delete a small object under the prefix, and tell how that went."""
     path, content = f"check/{secrets.token_hex(8)}", b"made by vizfetch to see whether this store can be used"
     try:
-        store = open_store(settings, probe=True)
+        store = open_store(settings, patience=PROBING)
         store.put_bytes(path, content)
         try:
             same = store.read(path) == content

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 from starlette.responses import StreamingResponse
@@ -61,11 +61,14 @@ def list_bundles(
     return BundlePage(bundles=tuple(map(_summary, shown)), next=following)
 
 
+async def _bundle(name: NamePath, version: VersionPath, id: BundleIdPath, given: Given) -> Bundle:  # noqa: A002 - its word in the API
+    return await given.shelf.look(Entry(name, version, id))
+
+
 @router.get("/{name}/{version}/{id}")
-def read_bundle(name: NamePath, version: VersionPath, id: BundleIdPath, given: Given) -> BundleDetail:  # noqa: A002 - its word in the API
+def read_bundle(bundle: Annotated[Bundle, Depends(_bundle)], given: Given) -> BundleDetail:
     """Return a bundle with links to all its files."""
-    entry = Entry(name, version, id)
-    bundle = given.shelf.bundle(entry)
+    entry = Entry(bundle.name, bundle.version, bundle.id)
     return BundleDetail(
         uri=given.shelf.uri(bundle), size_bytes=bundle.size_bytes, bundle=bundle, files=tuple(_links(entry, bundle))
     )
@@ -76,11 +79,16 @@ def read_bundle(name: NamePath, version: VersionPath, id: BundleIdPath, given: G
     response_class=StreamingResponse,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The file."}},
 )
-def read_file(name: NamePath, version: VersionPath, id: BundleIdPath, path: _Path, given: Given) -> StreamingResponse:  # noqa: A002 - as above
+async def read_file(
+    name: NamePath,
+    version: VersionPath,
+    id: BundleIdPath,  # noqa: A002 - as above
+    path: _Path,
+    given: Given,
+) -> StreamingResponse:
     """Return a file of a bundle, by its path in a portable folder."""
-    entry = Entry(name, version, id)
-    file = given.shelf.file(entry, path)
-    return StreamingResponse(given.shelf.content(entry, file), headers=_headers(path, file.size_bytes))
+    file, content = await given.shelf.open(Entry(name, version, id), path)
+    return StreamingResponse(content, headers=_headers(path, file.size_bytes))
 
 
 def _headers(path: str, size_bytes: int | None) -> dict[str, str]:

@@ -149,7 +149,8 @@ def _status_unavailable(error: StatusUnavailable) -> Response:
 
 def _store_unavailable(error: StorageError) -> Response:
     _log.warning("store_unavailable", reason=str(error))
-    return _unavailable("store-unavailable", "The store of the bundles does not answer; try again soon.")
+    detail = "The store of the bundles does not answer. Try again soon; `vizfetch check` tells what is wrong with it."
+    return _unavailable("store-unavailable", detail)
 
 
 def _unavailable(kind: str, detail: str) -> Response:
@@ -158,7 +159,9 @@ def _unavailable(kind: str, detail: str) -> Response:
 
 
 async def _unexpected(_request: Request, error: Exception) -> Response:
-    return unexpected(error)
+    # What fails when the answer has begun comes here, inside an error that says so.
+    cause = error.__cause__
+    return _store_unavailable(cause) if isinstance(cause, StorageError) else unexpected(error)
 
 
 def unexpected(error: BaseException) -> Response:

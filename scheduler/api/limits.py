@@ -169,6 +169,5 @@ class Envelope:
         try:
             await self._app(scope, receive, with_headers)
         except Exception as error:  # noqa: BLE001 - the last resort before the server, which would log values
-            answer = unexpected(error)
-            if not begun:
-                await answer(scope, receive, with_headers)
+            if not begun:  # else the application has said in the log what happened
+                await unexpected(error)(scope, receive, with_headers)

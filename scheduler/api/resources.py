@@ -43,7 +43,8 @@ class Resources:
 def resources_of(settings: Settings, redis: Redis, stopping: threading.Event) -> Resources:
     """Return the resources on one Redis."""
     prefix = settings.redis.prefix
-    return Resources(
+    shelf = Shelf(settings.storage)
+    made = Resources(
         settings=settings,
         redis=redis,
         status=StatusStore(redis, prefix=prefix, history_seconds=settings.history_seconds),
@@ -52,10 +53,12 @@ def resources_of(settings: Settings, redis: Redis, stopping: threading.Event) ->
         agents=Agents(redis, prefix),
         catalog=Catalog(redis, prefix=prefix),
         schedules=Schedules(redis, prefix=prefix),
-        shelf=Shelf(settings.storage),
+        shelf=shelf,
         audit=audit_of(settings),
         stopping=stopping,
     )
+    made.at_end.callback(shelf.close)
+    return made
 
 
 def _resources(request: Request) -> Resources:

@@ -3,15 +3,15 @@
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from bundles.catalog import Entry
-from bundles.models import Visualization
+from bundles.models import Bundle, Visualization
 from scheduler.api.catalogue import BundleIdPath, NamePath, VersionPath
 from scheduler.api.errors import Refused
 from scheduler.api.resources import Given
-from scheduler.page.gallery import Gallery, age, href, image, place
+from scheduler.page.gallery import Found, Gallery, age, href, image, place
 from scheduler.page.views import PageRoute, page
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -26,35 +26,43 @@ def _gallery(request: Request) -> Gallery:
     return found
 
 
+_Text = Annotated[str, Query(max_length=200)]
+
+
+async def _found(request: Request, q: _Text = "", package: _Text = "") -> Found:
+    return await _gallery(request).search(q, package)
+
+
 @router.get("/catalogue")
 def show_catalogue(
     request: Request,
-    q: Annotated[str, Query(max_length=200)] = "",
-    package: Annotated[str, Query(max_length=200)] = "",
+    found: Annotated[Found, Depends(_found)],
+    q: _Text = "",
+    package: _Text = "",
     shown: Annotated[int, Query(ge=1, le=_MOST_CARDS)] = _CARDS,
 ) -> Response:
     """Show the visualizations of the newest version of each package."""
-    found = _gallery(request).search(q, package)
     more = min(shown + _CARDS, _MOST_CARDS) if len(found.cards) > shown else None
     return page(
         request, "catalogue.html", found=found, cards=found.cards[:shown], q=q, package=package, shown=shown, more=more
     )
 
 
+async def _bundle(package: NamePath, version: VersionPath, id: BundleIdPath, given: Given) -> Bundle:  # noqa: A002 - its word in the API
+    return await given.shelf.look(Entry(package, version, id))
+
+
 @router.get("/catalogue/{package}/{version}/{id}")
 def show_visualization(
     request: Request,
-    package: NamePath,
-    version: VersionPath,
-    id: BundleIdPath,  # noqa: A002 - its word in the API
+    bundle: Annotated[Bundle, Depends(_bundle)],
     given: Given,
     name: Annotated[str, Query(max_length=1000)] = "",
 ) -> Response:
     """Show a visualization of a bundle, or the first if none is named."""
-    entry = Entry(package, version, id)
-    bundle = given.shelf.bundle(entry)
+    entry = Entry(bundle.name, bundle.version, bundle.id)
     shown = _named(bundle.visualizations, name)
-    versions = sorted((each for each in given.catalog.entries() if each.name == package), key=age, reverse=True)
+    versions = sorted((each for each in given.catalog.entries() if each.name == bundle.name), key=age, reverse=True)
     return page(
         request,
         "visualization.html",

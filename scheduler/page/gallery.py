@@ -19,10 +19,13 @@ from jobs.catalog import Catalog
 from jobs.models import CatalogEntry
 from scheduler.api.models import PREFIX
 from scheduler.api.shelf import Shelf
+from scheduler.api.waiting import Waiting
 
 _READS_AT_ONCE = 8
 _PATIENCE_SECONDS = 3.0
-"""For how long a page waits for bundles that are read for the first time; it shows the others."""
+"""For how long pages wait for bundles that are read for the first time; they show the others."""
+_SEARCHES_AT_ONCE = 8
+_ANSWER_WITHIN_SECONDS = 8.0
 _BROKEN_SECONDS = 60.0
 """After which a broken bundle is read again: it may have been mended."""
 
@@ -61,6 +64,15 @@ class Found:
     """How many bundles cannot be read."""
 
 
+@dataclass(frozen=True)
+class _Reading:
+    """A bundle that is being read."""
+
+    until: float
+    """How long pages wait for it. Those of later do not: a store that hangs holds up each only once."""
+    cards: Future[tuple[Card, ...]]
+
+
 class Gallery:
     """Searches what is published. Thread-safe. Raises ``StatusUnavailable`` and ``StorageError``."""
 
@@ -70,15 +82,20 @@ class Gallery:
         self._lock = threading.Lock()
         self._read: dict[Entry, tuple[Card, ...]] = {}
         self._broken: dict[Entry, float] = {}
-        self._reading: dict[Entry, Future[tuple[Card, ...]]] = {}
+        self._reading: dict[Entry, _Reading] = {}
+        self._searching = Waiting(_SEARCHES_AT_ONCE, _ANSWER_WITHIN_SECONDS)
         self._pool = ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="gallery")
 
     def close(self) -> None:
         """Read no further bundles. Waits for none."""
+        self._searching.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def search(self, text: str = "", package: str = "") -> Found:
+    async def search(self, text: str = "", package: str = "") -> Found:
         """Return the visualizations that have all the words, those in whose names they are first."""
+        return await self._searching.run(self._search, text, package)
+
+    def _search(self, text: str, package: str) -> Found:
         shown = newest(self._catalog.entries())
         known, unread, broken = self._cards(shown)
         words = text.lower().split()
@@ -96,9 +113,12 @@ class Gallery:
             self._broken = {entry: until for entry, until in self._broken.items() if until > time.monotonic()}
             for entry in entries:
                 if not any(entry in each for each in (self._read, self._broken, self._reading)):
-                    self._reading[entry] = self._pool.submit(self._look, entry)
-            pending = {entry: self._reading[entry] for entry in entries if entry in self._reading}
-        wait(pending.values(), _PATIENCE_SECONDS)
+                    until = time.monotonic() + _PATIENCE_SECONDS
+                    self._reading[entry] = _Reading(until, self._pool.submit(self._look, entry))
+            reading = {entry: self._reading[entry] for entry in entries if entry in self._reading}
+        pending = {entry: each.cards for entry, each in reading.items()}
+        until = max((each.until for each in reading.values()), default=0.0)
+        wait(pending.values(), max(0.0, until - time.monotonic()))
         with self._lock:
             failures = [each for each in map(self._take, pending, pending.values()) if each]
             known, broken = dict(self._read), len(wanted & self._broken.keys())

@@ -1,6 +1,8 @@
 """The API of a really running scheduler, as its callers reach it."""
 
 import os
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import requests
+import uvicorn
+from starlette.types import ASGIApp
 
 from config.settings import RedisSettings
+from scheduler.api.connections import BoundedProtocol
 from tests.support.command import Deployment, Service, free_port
 
 TOKEN = "planted-api-token"
@@ -71,6 +76,23 @@ def serving(deployment: Deployment, *, token: str | None = None) -> Iterator[Api
     with deployment.service("scheduler") as scheduler:
         scheduler.wait_for("scheduler_started")
         yield Api(f"http://127.0.0.1:{port}", scheduler, token)
+
+
+@contextmanager
+def answering(app: ASGIApp) -> Iterator[int]:
+    """Serve an application in a thread of this process until the block is left, and yield its port."""
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=5
+        )
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        yield int(listener.getsockname()[1])
+        server.should_exit = True
+        thread.join(10)
+    assert not thread.is_alive()
 
 
 def deployment_for(redis: RedisSettings, directory: Path, token: str | None = None, **more: str) -> Deployment:

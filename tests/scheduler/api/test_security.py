@@ -207,9 +207,12 @@ def ask(app: ASGIApp, path: str, headers: Mapping[str, str], address: str) -> Me
         return {"type": "http.request", "body": b"", "more_body": False}
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(
-        app({"type": "http", "method": "GET", "path": path, "headers": raw, "client": (address, 1)}, receive, send)
-    )
+    scope = {"type": "http", "method": "GET", "path": path, "headers": raw, "client": (address, 1)}
+
+    async def run() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(run())
     return sent[0]
 
 

@@ -2,20 +2,18 @@
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from scheduler.api import connections, limits
-from scheduler.api.connections import BoundedProtocol
 from scheduler.api.limits import Envelope, Limits
+from tests.scheduler.api.service import answering
 from tests.support.command import eventually
 
 WAIT = 0.5
@@ -41,17 +39,8 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
     monkeypatch.setattr(limits, "BODY_WITHIN_SECONDS", WAIT)
     app = Starlette(routes=[Route("/take", _take, methods=["POST"]), Route("/give", _give)])
-    settings = uvicorn.Config(
-        Envelope(Limits(app, time.monotonic)), http=BoundedProtocol, ws="none", lifespan="off", log_config=None
-    )
-    server = uvicorn.Server(settings)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield listener.getsockname()
-        server.should_exit = True
-        thread.join(10)
-    assert not thread.is_alive()
+    with answering(Envelope(Limits(app, time.monotonic))) as port:
+        yield "127.0.0.1", port
 
 
 def ended_within(client: socket.socket, seconds: float) -> bytes:

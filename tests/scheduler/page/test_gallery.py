@@ -1,3 +1,4 @@
+import asyncio
 import threading
 from datetime import UTC, datetime
 from typing import cast
@@ -47,7 +48,7 @@ def test_what_waits_to_be_read_is_dropped_when_serving_ends(monkeypatch: pytest.
     monkeypatch.setattr(gallery, "_PATIENCE_SECONDS", 0.0)
     slow = Slow()
     made = gallery.Gallery(cast("Catalog", Published()), cast("Shelf", slow))
-    assert made.search().unread == 20
+    assert asyncio.run(made.search()).unread == 20
     made.close()
     slow.go.set()
     for thread in [each for each in threading.enumerate() if each.name.startswith("gallery")]:
