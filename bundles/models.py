@@ -79,6 +79,15 @@ def _one_line(text: str) -> str:
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_one_line)]
 
+MAX_VISUALIZATION_NAME = 500
+"""Eight times what packages in use have. Pages carry it in their addresses, each character in up to 12 bytes."""
+
+VisualizationName = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_VISUALIZATION_NAME),
+    AfterValidator(_one_line),
+]
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 BundleId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -149,7 +158,7 @@ class Spec(Document):
     """What the author of a visualization wrote about it."""
 
     type: Literal["specs.moderne.io/v1beta/visualization"]
-    name: Text
+    name: VisualizationName
     display_name: Text
     description: str
     recipe: Annotated[Text | dict[str, JsonValue], BeforeValidator(_name_or_mapping)]

@@ -23,13 +23,17 @@ from scheduler.api.resources import Given
 
 router = APIRouter(prefix="/bundles", tags=["bundles"])
 
-NamePath = Annotated[str, Path(pattern=r"^[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?$", examples=["acme-charts"])]
+_LONGEST_FILE_NAME = 255
+"""On Linux. A wheel's has both its name and its version."""
+NamePath = Annotated[
+    str, Path(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=_LONGEST_FILE_NAME, examples=["acme-charts"])
+]
 VersionPath = Annotated[
     str,
     Path(
         # The normal form of PEP 440, as all are published.
         pattern=r"^([0-9]+!)?[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?(\+[a-z0-9]+(\.[a-z0-9]+)*)?$",
-        max_length=100,
+        max_length=_LONGEST_FILE_NAME,
         examples=["1.4.0"],
     ),
 ]

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from bundles.catalog import Entry
-from bundles.models import Bundle, Visualization
+from bundles.models import MAX_VISUALIZATION_NAME, Bundle, Visualization
 from scheduler.api.catalogue import BundleIdPath, NamePath, VersionPath
 from scheduler.api.errors import Refused
 from scheduler.api.resources import Given
@@ -57,7 +57,7 @@ def show_visualization(
     request: Request,
     bundle: Annotated[Bundle, Depends(_bundle)],
     given: Given,
-    name: Annotated[str, Query(max_length=1000)] = "",
+    name: Annotated[str, Query(max_length=MAX_VISUALIZATION_NAME)] = "",
 ) -> Response:
     """Show a visualization of a bundle, or the first if none is named."""
     entry = Entry(bundle.name, bundle.version, bundle.id)

@@ -100,6 +100,7 @@ def test_package_without_specs_holds_nothing(tmp_path: Path) -> None:
         ("a/specs/bars.yml", spec("bars", type="specs.moderne.io/v9/other"), "type: "),
         ("a/specs/bars.yml", spec("bars", displayName=None), "displayName: Field required"),
         ("a/specs/bars.yml", spec("bars", name=" "), "name: "),
+        ("a/specs/bars.yml", spec("bars", name="n" * 501), "name: String should have at most 500 characters"),
         ("a/specs/bars.yml", spec("bars", description=5), "description: "),
         ("a/specs/bars.yml", spec("bars", recipe=["x"]), "recipe: must be a recipe's name"),
         ("a/specs/bars.yml", spec("bars", options={"top": {}}), "options is not a list"),

@@ -77,12 +77,16 @@ def shown(store: StatusStore, redis: Redis, place: Path, tmp_path: Path) -> Show
 
 
 def publish_evil(redis: Redis, place: Path, directory: Path) -> Bundle:
-    folder = directory / "made"
     described = spec(
         "bars", displayName=f"Bars {EVIL}", description=f"Shows {EVIL}", options=[{"top": {"description": EVIL}}]
     )
     files = {"acme_charts/specs/bars.yml": described}
-    build_wheel(folder, "acme-charts", "1.0", visualizations=["bars", "pie"], files=files)
+    build_wheel(directory / "made", "acme-charts", "1.0", visualizations=["bars", "pie"], files=files)
+    return publish_made(redis, place, directory / "made")
+
+
+def publish_made(redis: Redis, place: Path, folder: Path) -> Bundle:
+    """Publish what was made of acme-charts, as all that there is."""
     objects = open_store(StorageSettings(uri=(place / "store").as_uri()))
     bundle = publish(objects, bundled(folder, "acme-charts"), folder).bundle
     Catalog(redis).replace(frozenset(), [catalog_entry(bundle, objects.uri(bundle_folder(bundle)))])

