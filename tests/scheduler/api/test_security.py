@@ -7,15 +7,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from pydantic import SecretStr
 from redis import Redis
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.audit import Audit
-from config.settings import RedisSettings
+from config.problems import SettingsError
+from config.settings import ApiSettings, RedisSettings, Settings
+from jobs.actuator import Actuator
 from jobs.store import StatusStore
 from scheduler.api.limits import MAX_BODY_BYTES, Bucket, Buckets, Limits
 from scheduler.api.refusals import Refusals
 from scheduler.api.security import Access, BearerToken, Door, Guard
+from scheduler.api.server import serving as listening
 from tests.scheduler.api.service import TOKEN, Api, deployment_for, problem, serving
 from tests.support.command import MARK, free_port
 
@@ -253,11 +257,18 @@ def test_another_address_than_loopback_needs_a_token(redis_settings: RedisSettin
     with serving(deployment_for(redis_settings, tmp_path, TOKEN, **{HOST: EVERYWHERE}), token=TOKEN) as api:
         # Whoever shows the token may use any name.
         assert api.get("/batches", headers={"Host": "vizfetch.example"})["next"] is None
-    short = deployment_for(redis_settings, tmp_path, TOKEN[:15], **{HOST: EVERYWHERE}).run("scheduler")
-    assert (short.exit_code, "moderne.agent.visualization.api.token" in short.errors) == (78, True)
-    assert "16 characters" in short.errors
     unknown = deployment_for(redis_settings, tmp_path, TOKEN, **{HOST: "192.0.2.1"}).run("scheduler")
     assert (unknown.exit_code, "192.0.2.1" in unknown.errors) == (78, True)
+
+
+def test_another_address_than_loopback_needs_a_token_that_nobody_guesses() -> None:
+    short = ApiSettings(host=EVERYWHERE, port=free_port(), token=SecretStr(TOKEN[:15]))
+    well = Actuator(dict, dict, dict, bytes)
+    with (
+        pytest.raises(SettingsError, match=r"api\.token: has less than 16 characters"),
+        listening(Settings(nickname="one", api=short), well),
+    ):
+        pass
 
 
 def test_a_port_that_is_taken_is_said(redis_settings: RedisSettings, redis: Redis, tmp_path: Path) -> None:
