@@ -24,7 +24,7 @@ from obstore.exceptions import (
 )
 from obstore.store import S3Store
 
-from bundles.errors import StorageError
+from bundles.errors import StorageError, printable
 from bundles.folder import FolderStore
 from bundles.objects import StoredObject
 from config.settings import StorageSettings
@@ -41,7 +41,7 @@ _PARTS_AT_ONCE = 1
 """For each file: measured with a wheel of 1 GB, two take 57 MB of memory and one 37, in the same time."""
 _READ_BYTES = 2**20
 _STRAY = "Encountered object with invalid path"
-"""What obstore says of a key such as ``bundles//x``."""
+"""What obstore says of a key such as ``bundles//x``, or one with a control character, which has to be shown."""
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if _STRAY in text:
         # obstore lists nothing beside it.
-        return f"{text.splitlines()[0][:300]}. vizfetch writes no such object: remove it from the bucket"
+        told = printable(text.partition("\n\nDebug source")[0][:300])
+        return f"{told}. vizfetch writes no such object: remove it from the bucket"
     code = re.search(r"<Code>(\w+)</Code>", text)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError):
         detail = f" ({code[1]})" if code else ""
