@@ -6,9 +6,10 @@ Everything else here takes no longer than in proportion to the page.
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from typing import IO
 from urllib.parse import urljoin
 
 from pypi_simple.html import Link
@@ -25,6 +26,7 @@ _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 _SLOW_ENCODINGS = {"idna", "punycode"}
 """Made for host names: the time they take grows with the square of the text."""
 _FOR_PEOPLE = {"form", "input", "script"}
+_TOLD = {"pypi:repository-version", "pypi:project-status", "pypi:project-status-reason"}
 
 
 class NotSimple(Exception):
@@ -36,13 +38,11 @@ class NotSimple(Exception):
 
 
 @dataclass(frozen=True)
-class Links:
-    """What is on an HTML page."""
+class Found:
+    """What is on an HTML page besides its links."""
 
-    links: tuple[Link, ...]
-    """With absolute addresses."""
     meta: Mapping[str, str]
-    """What the page says of itself, by name."""
+    """What the page says of itself (PEP 629, 792), by name."""
     login: bool
     """Whether it asks for a password."""
     interactive: bool
@@ -56,16 +56,15 @@ class Links:
             raise NotSimple("it is a page for people, without a link to any package file")
 
 
-def read_links(url: str, body: bytes, charset: str | None, max_links: int) -> Links:
-    """Read a page that came from ``url``. Raises NotSimple."""
-    page = _Page(url)
-    if body.count(b"<") > max_links * _TAGS_PER_LINK:
-        raise NotSimple(f"it has more tags than {max_links} files would")
+def read_links(url: str, body: IO[bytes], charset: str | None, max_links: int, take: Callable[[Link], None]) -> Found:
+    """Read a page that came from ``url``; ``take`` gets each link in turn, with an absolute address.
+
+    Raises NotSimple, also for a ValueError of ``take``.
+    """
+    page = _Page(url, max_links, take)
     try:
-        for text in _texts(body, _encoding(charset, body)):
+        for text in _texts(body, charset, max_links):
             page.feed(text)
-            if len(page.links) > max_links:
-                raise NotSimple(f"it has more than {max_links} files")
             if len(page.rawdata) > _MAX_OPEN_CHARACTERS:
                 page.found().refuse_people()
                 raise NotSimple("its HTML has a tag, comment or text that does not end")
@@ -75,19 +74,24 @@ def read_links(url: str, body: bytes, charset: str | None, max_links: int) -> Li
     return page.found()
 
 
-def _texts(body: bytes, encoding: str) -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
-    for start in range(0, len(body), _PIECE_BYTES):
-        yield decoder.decode(body[start : start + _PIECE_BYTES])
+def _texts(body: IO[bytes], charset: str | None, max_links: int) -> Iterator[str]:
+    tags_left, piece = max_links * _TAGS_PER_LINK, body.read(_PIECE_BYTES)
+    decoder = codecs.getincrementaldecoder(_encoding(charset, piece))(errors="replace")
+    while piece:
+        tags_left -= piece.count(b"<")
+        if tags_left < 0:
+            raise NotSimple(f"it has more tags than {max_links} files would")
+        yield decoder.decode(piece)
+        piece = body.read(_PIECE_BYTES)
     yield decoder.decode(b"", final=True)
 
 
-def _encoding(charset: str | None, body: bytes) -> str:
+def _encoding(charset: str | None, beginning: bytes) -> str:
     """Return how the page is written: as its first bytes say, else its server, else itself, else as is usual."""
     for mark, encoding in _MARKS:
-        if body.startswith(mark):
+        if beginning.startswith(mark):
             return encoding
-    declared = _DECLARED.search(body[:_DECLARED_BYTES])
+    declared = _DECLARED.search(beginning[:_DECLARED_BYTES])
     name = charset or (declared[1].decode("ascii", "replace") if declared else _DEFAULT_ENCODING)
     try:
         b"a".decode(name)  # refuses codecs that are not of text
@@ -102,20 +106,22 @@ def _encoding(charset: str | None, body: bytes) -> str:
 class _Page(HTMLParser):
     """Takes links, and what tells a project page from others, out of a page."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, max_links: int, take: Callable[[Link], None]) -> None:
         super().__init__(convert_charrefs=True)
-        self.links: list[Link] = []
+        self._take = take
+        self._max_links = max_links
+        self._links = 0
         self._base = url
         self._based = False
         self._meta: dict[str, str] = {}
         self._login = False
         self._interactive = False
         self._open: dict[str, str] | None = None
-        self._text: list[str] = []
+        self._text = ""
 
-    def found(self) -> Links:
+    def found(self) -> Found:
         """Return what was seen so far."""
-        return Links(tuple(self.links), self._meta, self._login, self._interactive)
+        return Found(self._meta, self._login, self._interactive)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Take in the beginning of an element."""
@@ -125,8 +131,8 @@ class _Page(HTMLParser):
             self._open = given
         elif tag == "base" and "href" in given and not self._based:
             self._base, self._based = urljoin(self._base, given["href"]), True
-        elif tag == "meta":
-            self._meta.setdefault(given.get("name", ""), given.get("content", ""))
+        elif tag == "meta" and (name := given.get("name", "")) in _TOLD:
+            self._meta.setdefault(name, given.get("content", ""))
         elif tag in _FOR_PEOPLE:
             self._interactive = True
             self._login = self._login or (tag == "input" and given.get("type", "").lower() == "password")
@@ -138,8 +144,8 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         """Take in text."""
-        if self._open is not None:
-            self._text.append(data)
+        if self._open is not None and len(self._text) < _MAX_OPEN_CHARACTERS:  # a name is shorter
+            self._text += data
 
     def close(self) -> None:
         """Take in the end of the page."""
@@ -147,7 +153,11 @@ class _Page(HTMLParser):
         self._end_link()
 
     def _end_link(self) -> None:
-        given, text = self._open, "".join(self._text).strip()
-        self._open, self._text = None, []
-        if given is not None and "href" in given:
-            self.links.append(Link(text=text, url=urljoin(self._base, given["href"]), attrs=dict(given)))
+        given, text = self._open, self._text.strip()
+        self._open, self._text = None, ""
+        if given is None or "href" not in given:
+            return
+        self._links += 1
+        if self._links > self._max_links:
+            raise NotSimple(f"it has more than {self._max_links} files")
+        self._take(Link(text=text, url=urljoin(self._base, given["href"]), attrs=dict(given)))

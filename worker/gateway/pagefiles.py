@@ -8,10 +8,13 @@ this is the page.
 import contextlib
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 import structlog
 from pydantic import ValidationError
@@ -20,6 +23,8 @@ from config.settings import Model
 from worker.gateway.locks import KeyLocks
 
 _MAX_HEAD_BYTES = 64 * 1024
+_MAX_SPOOLED_BYTES = 4 * 2**20
+"""Of a page in memory; nearly all are smaller."""
 
 _log = structlog.get_logger()
 
@@ -76,28 +81,42 @@ class PageFiles:
             self._damaged(key)
             return None
 
-    def body(self, key: str) -> bytes | None:
-        """Return a page's body, or None when the page is damaged or gone."""
-        try:
-            head, _, body = self._path(key).read_bytes().partition(b"\n")
-            if hashlib.sha256(body).hexdigest() == Head.model_validate_json(head).sha256:
-                return body
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError):
-            pass
-        self._damaged(key)
-        return None
+    @contextmanager
+    def body(self, key: str) -> Iterator[IO[bytes] | None]:
+        """Open a page's body for the length of the block; None when the page is damaged or gone."""
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(self._path(key).open("rb"))
+                head = Head.model_validate_json(file.readline(_MAX_HEAD_BYTES))
+                start = file.tell()
+                sound = hashlib.file_digest(file, "sha256").hexdigest() == head.sha256
+                file.seek(start)
+            except FileNotFoundError:
+                sound, file = True, None
+            except (OSError, ValidationError):
+                sound = False
+            if not sound:
+                self._damaged(key)
+            yield file if sound else None
 
-    def keep(self, key: str, head: Head, body: bytes) -> None:
+    @contextmanager
+    def spool(self) -> Iterator[IO[bytes]]:
+        """Open a place for a body that is on its way: in memory while it is small, else on the disk."""
+        with SpooledTemporaryFile(_MAX_SPOOLED_BYTES, dir=str(self._new_part().parent)) as body:
+            yield body
+
+    def keep(self, key: str, head: Head, body: IO[bytes]) -> None:
         """Keep a page in place of the one before."""
-        content = head.model_dump_json(exclude_defaults=True).encode() + b"\n" + body
         part, path = self._new_part(), self._path(key)
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
-            part.write_bytes(content)
+            with part.open("wb") as file:
+                file.write(head.model_dump_json(exclude_defaults=True).encode() + b"\n")
+                body.seek(0)
+                shutil.copyfileobj(body, file)
+                size_bytes = file.tell()
             part.rename(path)
-            self._added(path, len(content))
+            self._added(path, size_bytes)
         except OSError as error:
             part.unlink(missing_ok=True)
             _log.warning("page_not_kept", reason=error.strerror)

@@ -5,13 +5,15 @@ import html
 import json
 import math
 import re
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from itertools import islice
+from typing import IO, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 import pypi_simple
@@ -24,23 +26,28 @@ from pypi_simple.html import Link
 
 from bundles.target import fits, full_version, tags
 from config.settings import Target
+from worker.gateway.jsontext import JsonText
 from worker.gateway.links import NotSimple, read_links
 from worker.gateway.record import Availability
 from worker.gateway.startup import Rules
 
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "application/vnd.pypi.simple.v1+html"
-MAX_LINKS = 200_000
-_MAX_JSON_VALUES = 20 * MAX_LINKS
-"""A file has about ten, and half as many again in its hashes and its range of Pythons. Bounds the memory they take."""
+MAX_LINKS = 100_000
+"""The largest public projects have a fifth of that. Bounds the memory that a page takes, beside its bytes."""
+_VALUES_PER_FILE = 4
+"""Of what is read of a JSON page one at a time: a file, and some version of it."""
 _MAX_NAME_CHARACTERS = 240
 """File systems have 255, of which a suffix takes some."""
-_MAX_TAGS = 1000
+_MAX_TAGS = 200
 """A triple stands for all combinations of its parts (PEP 425); real ones are a few dozen."""
+_MAX_RANGE_CHARACTERS = 1000
+"""Of the Pythons that a file is for."""
 
 _JSON_TYPES = {JSON_TYPE, "application/json"}
 _HTML_TYPES = {HTML_TYPE, "text/html", "application/xhtml+xml"}
 _SOUND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
+_ALGORITHM = re.compile(r"[\w-]+")
 _DIGEST = re.compile(r"[0-9a-fA-F]+")
 _SHA256_DIGITS = 64
 _OTHER_ALGORITHMS = ("sha512", "sha384", "sha224", "sha1", "md5")
@@ -54,6 +61,9 @@ _MAX_REASON_CHARACTERS = 1000
 _CUTOFF_STEP_SECONDS = 60
 """Views of pages are shared by all tasks that ask within a minute, so the age is as exact as that."""
 _KEPT_VIEWS = 8
+_FILES_PER_BLOCK = 1000
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +75,25 @@ class IndexFile:
     version: str
     """Normalised (PEP 440)."""
     is_wheel: bool
-    hashes: Mapping[str, str]
+    digests: str
+    """Each with its algorithm before it, as HTML has one. A mapping would take several times the memory."""
     size_bytes: int | None
     requires_python: str | None
     yanked: str | None
-    upload_time: str | None
-    metadata: Mapping[str, str] | None
-    """Digests of its metadata file (PEP 658), possibly none; None when there is no such file."""
+    uploaded: float | None
+    """In seconds since the epoch."""
+    metadata_digests: str | None
+    """Of its metadata file (PEP 658), possibly none; None when there is no such file."""
+
+    @property
+    def hashes(self) -> Mapping[str, str]:
+        """The promised digests by their algorithms."""
+        return _by_algorithm(self.digests)
+
+    @property
+    def metadata(self) -> Mapping[str, str] | None:
+        """The promised digests of its metadata file."""
+        return None if self.metadata_digests is None else _by_algorithm(self.metadata_digests)
 
     @property
     def sha256(self) -> str | None:
@@ -81,12 +103,13 @@ class IndexFile:
     @property
     def other_digest(self) -> tuple[str, str] | None:
         """The best of the other digests that can be computed here, with its algorithm."""
-        return next(((name, self.hashes[name]) for name in _OTHER_ALGORITHMS if name in self.hashes), None)
+        hashes = self.hashes
+        return next(((name, hashes[name]) for name in _OTHER_ALGORITHMS if name in hashes), None)
 
     @property
     def has_metadata(self) -> bool:
         """Whether metadata can be asked for: the index has it, or it is made from the wheel."""
-        return self.is_wheel or self.metadata is not None
+        return self.is_wheel or self.metadata_digests is not None
 
 
 @dataclass(frozen=True)
@@ -128,26 +151,31 @@ class View:
     status: Status | None = None
 
     @cached_property
-    def json(self) -> bytes:
-        """The page by PEP 691."""
-        return _as_json(self.project, self.files.values(), self.status)
+    def json(self) -> tuple[bytes, ...]:
+        """The page by PEP 691, in blocks that each hold whole files: nobody needs all of a large one at once."""
+        return tuple(_as_json(self.project, self.files.values(), self.status))
 
-    def json_at(self, files: str) -> bytes:
-        """Return the page by PEP 691 with absolute addresses: ``files`` is what they begin with."""
+    def json_at(self, files: str) -> tuple[int, Iterator[bytes]]:
+        """Return the page by PEP 691 with absolute addresses, and its size: ``files`` is what they begin with."""
         # Within a value, quotation marks are escaped: it cannot be taken for the beginning of another.
-        return self.json.replace(b'"url":"../../files/', b'"url":"' + files.encode())
+        relative, absolute = b'"url":"' + _FILES.encode(), b'"url":"' + files.encode()
+        size_bytes = sum(map(len, self.json)) + len(self.files) * (len(absolute) - len(relative))
+        return size_bytes, (block.replace(relative, absolute) for block in self.json)
 
     @cached_property
-    def html(self) -> bytes:
-        """The page by PEP 503."""
-        return _as_html(self.project, self.files.values(), self.status)
+    def html(self) -> tuple[bytes, ...]:
+        """The page by PEP 503, in blocks as well."""
+        return tuple(_as_html(self.project, self.files.values(), self.status))
 
     @cached_property
     def digest(self) -> str | None:
         """A digest of all that a client is told; None where it cannot prove that the files are the same as well."""
         if not all(file.sha256 for file in self.files.values()):
             return None
-        return hashlib.sha256(self.json).hexdigest()
+        digest = hashlib.sha256()
+        for block in self.json:
+            digest.update(block)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -170,19 +198,19 @@ class Page:
         return view
 
 
-def read(project: str, url: str, content_type: str, body: bytes) -> Page:
-    """Read an index's answer. ``url`` is where it came from, ``project`` normalised. Raises NotSimple."""
+def read(project: str, url: str, content_type: str, body: IO[bytes]) -> Page:
+    """Read an index's answer, a piece at a time. Raises NotSimple.
+
+    ``url`` is where it came from, ``project`` normalised.
+    """
     media_type, charset = _content_type(content_type)
     if media_type in _JSON_TYPES:
-        packages, status = _from_json(url, body)
+        files, status = _from_json(project, url, body)
     elif media_type in _HTML_TYPES:
-        packages, status = _from_html(project, url, body, charset)
+        files, status = _from_html(project, url, body, charset)
     else:
         raise NotSimple(f"it is {media_type or 'of no type'}, neither JSON nor HTML")
-    if len(packages) > MAX_LINKS:
-        raise NotSimple(f"it has more than {MAX_LINKS} files")
-    files = (_file(package, project) for package in packages)
-    return Page(project, url, tuple(file for file in files if file is not None), status)
+    return Page(project, url, tuple(files), status)
 
 
 def _content_type(value: str) -> tuple[str, str | None]:
@@ -191,28 +219,50 @@ def _content_type(value: str) -> tuple[str, str | None]:
     return media_type.strip().lower(), match[1] if match else None
 
 
-def _from_json(url: str, body: bytes) -> tuple[list[pypi_simple.DistributionPackage], Status | None]:
-    if body.count(b",") > _MAX_JSON_VALUES or body.count(b"{") > _MAX_JSON_VALUES:
-        raise NotSimple(f"its JSON has more values than {MAX_LINKS} files would")
+def _from_json(project: str, url: str, body: IO[bytes]) -> tuple[list[IndexFile], Status | None]:
+    text, files = JsonText(body, _VALUES_PER_FILE * MAX_LINKS), list[IndexFile]()
+    about: dict[str, Any] = {}
     try:
-        document = json.loads(body.decode("utf-8-sig"))  # RFC 8259, 8.1; the standard library would guess
-        if b"\\ud" in body or b"\\uD" in body:
-            _require_text(document)
+        for name in text.members():
+            if name == "files":
+                about[name] = []
+                files += _json_files(project, url, text)
+            elif name in _ABOUT:
+                about[name] = text.value()
+            else:
+                text.skip()
+        text.end()
         # Taken out before it is validated: an index may know of a status that is not in the standard yet.
-        status = _json_status(document.pop("project-status", None)) if isinstance(document, dict) else None
-        return pypi_simple.ProjectPage.from_json_data(document, url).packages, status
+        status = _json_status(about.pop("project-status", None))
+        pypi_simple.ProjectPage.from_json_data(about, url)
     except (ValueError, ValidationError, RecursionError) as error:
         raise NotSimple(f"its JSON is not a simple page: {_first_line(error)}") from error
     except pypi_simple.UnsupportedRepoVersionError as error:
         raise NotSimple(str(error)) from error
+    return files, status
 
 
-def _require_text(document: object) -> None:
-    """Raise ValueError for halves of characters (RFC 8259, 8.2): they can be written in JSON, and nowhere else."""
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("it holds half a character (an unpaired surrogate)") from None
+_ABSOLUTE = ("https://", "http://")
+_ABOUT = {"meta", "name", "project-status"}
+
+
+def _json_files(project: str, url: str, text: JsonText) -> Iterator[IndexFile]:
+    for number, entry in enumerate(text.elements()):
+        if number == MAX_LINKS:
+            raise NotSimple(f"it has more than {MAX_LINKS} files")
+        file = _file(_described(entry, project, url), project)
+        if file is not None:
+            yield file
+
+
+def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPackage:  # noqa: ANN401 - any JSON
+    """Validate what a page says of a file, but for what nobody here asks for, and which costs most."""
+    base: str | None = url
+    if isinstance(entry, dict):
+        entry.pop("provenance", None)
+        address = entry.get("url")
+        base = None if isinstance(address, str) and address.startswith(_ABSOLUTE) else url
+    return pypi_simple.DistributionPackage.from_json_data(entry, project, base)
 
 
 def _json_status(value: object) -> Status | None:
@@ -235,19 +285,24 @@ def _line(text: str, length: int) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text[:length]).split())
 
 
-def _from_html(
-    project: str, url: str, body: bytes, charset: str | None
-) -> tuple[list[pypi_simple.DistributionPackage], Status | None]:
-    found = read_links(url, body, charset, MAX_LINKS)
+def _from_html(project: str, url: str, body: IO[bytes], charset: str | None) -> tuple[list[IndexFile], Status | None]:
+    files: list[IndexFile] = []
+    archives = 0
+
+    def take(link: Link) -> None:
+        nonlocal archives
+        named = _named_by_url(link)
+        if _ARCHIVE.search(named.text):
+            archives += 1
+            if _nameable(named.text):
+                file = _file(pypi_simple.DistributionPackage.from_link(named, project), project)
+                files.extend([] if file is None else [file])
+
+    found = read_links(url, body, charset, MAX_LINKS, take)
     _check_version(found.meta.get("pypi:repository-version", "1.0"))
-    try:
-        named = [link for link in map(_named_by_url, found.links) if _ARCHIVE.search(link.text)]
-        if not named:
-            found.refuse_people()
-        packages = [pypi_simple.DistributionPackage.from_link(link, project) for link in named if _nameable(link.text)]
-    except ValueError as error:  # an address or a version that is none
-        raise NotSimple(f"its HTML cannot be read: {_first_line(error)}") from error
-    return packages, _html_status(found.meta)
+    if not archives:
+        found.refuse_people()
+    return files, _html_status(found.meta)
 
 
 def _check_version(version: str) -> None:
@@ -279,12 +334,12 @@ def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile |
         url=package.url,
         version=version,
         is_wheel=package.package_type == "wheel",
-        hashes=_lower(package.digests),
+        digests=_digests(package.digests),
         size_bytes=None if package.size is None or package.size < 0 else package.size,
-        requires_python=package.requires_python,
+        requires_python=_range(package.requires_python),
         yanked=_line(package.yanked_reason or "", _MAX_REASON_CHARACTERS) if package.is_yanked else None,
-        upload_time=_utc(package.upload_time) if package.upload_time else None,
-        metadata=_lower(package.metadata_digests or {}) if package.has_metadata else None,
+        uploaded=_utc(package.upload_time) if package.upload_time else None,
+        metadata_digests=_digests(package.metadata_digests or {}) if package.has_metadata else None,
     )
 
 
@@ -293,13 +348,25 @@ def _nameable(filename: str) -> bool:
     return len(filename) <= _MAX_NAME_CHARACTERS and _SOUND_NAME.fullmatch(filename) is not None
 
 
-def _utc(time: datetime) -> str:
-    """Write a time; one that does not say is in UTC, as PEP 700 has it."""
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()
+def _utc(time: datetime) -> float:
+    """Return a time in seconds; one that does not say is in UTC, as PEP 700 has it."""
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _lower(hashes: Mapping[str, str]) -> dict[str, str]:
-    return {name.lower(): digest.lower() for name, digest in hashes.items()}
+def _range(requires_python: str | None) -> str | None:
+    """Return a range of Pythons, once for all files that repeat it; one that is too long excludes nothing."""
+    if requires_python is None or len(requires_python) > _MAX_RANGE_CHARACTERS:
+        return None
+    return sys.intern(requires_python)
+
+
+def _digests(hashes: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={digest}".lower() for name, digest in hashes.items() if _ALGORITHM.fullmatch(name))
+
+
+def _by_algorithm(digests: str) -> dict[str, str]:
+    pairs = (each.rpartition("=") for each in digests.split())
+    return {name: digest for name, _, digest in pairs}
 
 
 def _sound_hashes(package: pypi_simple.DistributionPackage) -> bool:
@@ -343,9 +410,9 @@ def _age(file: IndexFile, lens: Lens) -> Literal["old", "new", "unknown"]:
     """Tell whether a file has been there long enough; what is not asked is."""
     if lens.uploaded_before is None:
         return "old"
-    if file.upload_time is None:
+    if file.uploaded is None:
         return "old" if lens.unknown_age else "unknown"
-    return "old" if datetime.fromisoformat(file.upload_time).timestamp() <= lens.uploaded_before else "new"
+    return "old" if file.uploaded <= lens.uploaded_before else "new"
 
 
 def _tags_of(filename: str) -> str:
@@ -353,14 +420,13 @@ def _tags_of(filename: str) -> str:
     return "-".join(filename.removesuffix(".whl").rsplit("-", 3)[1:])
 
 
-@lru_cache(maxsize=20_000)
 def _parsed(triple: str) -> frozenset[Tag]:
     parts = triple.split("-")
     combinations = math.prod(part.count(".") + 1 for part in parts)
     return parse_tag(triple) if len(parts) == 3 and combinations <= _MAX_TAGS else frozenset()  # noqa: PLR2004 - a triple
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=5000)
 def fits_name(triple: str, target: Target) -> bool:
     """Tell whether a wheel with this tag triple can be loaded. Pages repeat few triples many times."""
     return fits(_parsed(triple), target)
@@ -371,12 +437,12 @@ def _own_platforms(target: Target) -> frozenset[str]:
     return frozenset(tag.platform for tag in tags(target))
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=5000)
 def _right_platform(triple: str, target: Target) -> bool:
     return any(tag.platform in _own_platforms(target) for tag in _parsed(triple))
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=5000)
 def _right_python(requires_python: str | None, target: Target) -> bool:
     """Tell whether the target's Python is in the range; an unreadable range excludes nothing, as in pip."""
     try:
@@ -412,17 +478,23 @@ def _availability(files: list[IndexFile], lens: Lens) -> Availability:
 _TOO_YOUNG = {"new": Availability.TOO_NEW, "unknown": Availability.AGE_UNKNOWN}
 
 
-def _as_json(project: str, files: Collection[IndexFile], status: Status | None) -> bytes:
-    listed = [_json_file(project, file) for file in files]
+def _as_json(project: str, files: Collection[IndexFile], status: Status | None) -> Iterator[bytes]:
     # 1.1 (PEP 700) promises a size for every file.
-    version = "1.1" if all("size" in entry for entry in listed) else "1.0"
-    versions = sorted({file.version for file in files})
-    meta = {"api-version": version}
-    document: dict[str, Any] = {"meta": meta, "name": project, "versions": versions, "files": listed}
+    version = "1.0" if any(file.size_bytes is None for file in files) else "1.1"
+    document: dict[str, Any] = {
+        "meta": {"api-version": version},
+        "name": project,
+        "versions": sorted({file.version for file in files}),
+    }
     if status is not None:
         reason = {} if status.reason is None else {"reason": status.reason}
         document["project-status"] = {"status": status.marker, **reason}
-    return json.dumps(document, separators=(",", ":")).encode()
+    yield (_to_json(document).removesuffix("}") + ',"files":[').encode()
+    comma = ""
+    for block in _blocks(files):
+        yield (comma + ",".join(_to_json(_json_file(project, file)) for file in block)).encode()
+        comma = ","
+    yield b"]}"
 
 
 def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
@@ -439,18 +511,30 @@ def _json_file(project: str, file: IndexFile) -> dict[str, Any]:
     return entry
 
 
+_FILES = "../../files/"
+
+
 def _link(project: str, file: IndexFile) -> str:
     """Point back to the gateway, relative to the page, so that one rendering serves every task."""
-    return f"../../files/{project}/{quote(file.filename)}"
+    return f"{_FILES}{project}/{quote(file.filename)}"
 
 
-def _as_html(project: str, files: Collection[IndexFile], status: Status | None) -> bytes:
+def _as_html(project: str, files: Collection[IndexFile], status: Status | None) -> Iterator[bytes]:
     head = '<!DOCTYPE html><html><head><meta name="pypi:repository-version" content="1.0">'
     if status is not None:
         head += _meta("pypi:project-status", status.marker)
         head += "" if status.reason is None else _meta("pypi:project-status-reason", status.reason)
-    links = "".join(f"<a {_attributes(project, file)}>{html.escape(file.filename)}</a><br>\n" for file in files)
-    return f"{head}<title>{project}</title></head><body>\n{links}</body></html>\n".encode()
+    yield f"{head}<title>{project}</title></head><body>\n".encode()
+    for block in _blocks(files):
+        links = (f"<a {_attributes(project, file)}>{html.escape(file.filename)}</a><br>\n" for file in block)
+        yield "".join(links).encode()
+    yield b"</body></html>\n"
+
+
+def _blocks(files: Iterable[IndexFile]) -> Iterator[list[IndexFile]]:
+    left = iter(files)
+    while block := list(islice(left, _FILES_PER_BLOCK)):
+        yield block
 
 
 def _meta(name: str, content: str) -> str:
@@ -458,7 +542,7 @@ def _meta(name: str, content: str) -> str:
 
 
 def _attributes(project: str, file: IndexFile) -> str:
-    digest = f"#{_digest(file.hashes)}" if file.hashes else ""
+    digest = f"#{_digest(file.hashes)}" if file.digests else ""
     pairs = {"href": _link(project, file) + digest}
     if file.requires_python:
         pairs["data-requires-python"] = file.requires_python

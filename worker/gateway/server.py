@@ -143,9 +143,10 @@ def _page(task: Task, project: str, environ: Environ, start_response: StartRespo
     if media_type == JSON_TYPE:
         # Absolute, which pip reads without joining: half of what links cost it is spent on their addresses.
         files = f"http://127.0.0.1:{environ['SERVER_PORT']}/{task.token}/files/"
-        return _send(start_response, JSON_TYPE, place.view.json_at(files))
+        size_bytes, blocks = place.view.json_at(files)
+        return _send(start_response, JSON_TYPE, blocks, size_bytes)
     html_type = HTML_TYPE if media_type == HTML_TYPE else "text/html; charset=utf-8"
-    return _send(start_response, html_type, place.view.html)
+    return _send(start_response, html_type, place.view.html, sum(map(len, place.view.html)))
 
 
 def _file(task: Task, project: str, filename: str, environ: Environ, start_response: StartResponse) -> Body:
@@ -205,15 +206,16 @@ class _Stream:
         self._delivery.close()
 
 
-def _send(start_response: StartResponse, content_type: str, body: bytes) -> Body:
-    headers = [("Content-Type", content_type), ("Content-Length", str(len(body))), ("Vary", "Accept")]
+def _send(start_response: StartResponse, content_type: str, body: Body, size_bytes: int) -> Body:
+    headers = [("Content-Type", content_type), ("Content-Length", str(size_bytes)), ("Vary", "Accept")]
     # A task is shown one page only; a client's own cache would carry it to the next task.
     start_response(_line(HTTPStatus.OK), [*headers, ("Cache-Control", "no-store")])
-    return (body,)
+    return body
 
 
 def _json(start_response: StartResponse, document: str) -> Body:
-    return _send(start_response, "application/json", document.encode())
+    body = document.encode()
+    return _send(start_response, "application/json", (body,), len(body))
 
 
 def _text(start_response: StartResponse, status: HTTPStatus, message: str) -> Body:

@@ -7,12 +7,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
+from typing import IO
 
 import pypi_simple
 
 from jobs.errors import ErrorKind
 from worker.gateway import pages
 from worker.gateway.addresses import shown
+from worker.gateway.download import disk_error
 from worker.gateway.errors import UpstreamError
 from worker.gateway.flight import SingleFlight
 from worker.gateway.links import NotSimple
@@ -48,7 +51,6 @@ class _Known:
 class _Fetched(_Known):
     """What an index just said."""
 
-    body: bytes = b""
     unchanged: bool = False
     storable: bool = True
 
@@ -101,15 +103,16 @@ class Shelf:
                 upstream.count_cached("page")
                 return self._remember(key, known, age_seconds)
             upstream.count_missed("page")
-            fetched = upstream.retrying(lambda: _ask(upstream, project, known))
-            self._store(key, fetched)
+            with self._files.spool() as body:
+                fetched = upstream.retrying(lambda: _ask(upstream, project, known, body))
+                self._store(key, fetched, body)
             return self._remember(key, fetched, 0)
 
-    def _store(self, key: str, fetched: _Fetched) -> None:
+    def _store(self, key: str, fetched: _Fetched, body: IO[bytes]) -> None:
         if fetched.unchanged:
             self._files.still_right(key)
         elif fetched.storable:
-            self._files.keep(key, fetched.head, fetched.body)
+            self._files.keep(key, fetched.head, body)
         else:
             self._files.forget(key)
 
@@ -121,11 +124,11 @@ class Shelf:
             kept = self._kept.get(key)
         if kept is not None and kept.sha256 == head.sha256:
             return _Known(head, kept.page)
-        body = self._files.body(key)
-        try:
-            return None if body is None else _Known(head, pages.read(project, head.url, head.content_type, body))
-        except NotSimple:  # kept by another version of this program
-            return None
+        with self._files.body(key) as body:
+            try:
+                return None if body is None else _Known(head, pages.read(project, head.url, head.content_type, body))
+            except NotSimple:  # kept by another version of this program
+                return None
 
     def _lifetime(self, head: Head) -> float:
         """How long an answer may be used from the moment it was given, in seconds."""
@@ -158,11 +161,14 @@ def _weight(kept: _Kept) -> int:
 
 def fetch(upstream: Upstream, project: str) -> Page | None:
     """Ask an index once for a project's page. Raises UpstreamError."""
-    return _ask(upstream, project, None).page
+    return _ask(upstream, project, None, BytesIO()).page
 
 
-def _ask(upstream: Upstream, project: str, known: _Known | None) -> _Fetched:
-    """Ask an index once, with ``known`` for what has changed since then. Raises UpstreamError."""
+def _ask(upstream: Upstream, project: str, known: _Known | None, body: IO[bytes]) -> _Fetched:
+    """Ask an index once, with ``known`` for what has changed since then; ``body`` takes the answer's.
+
+    Raises UpstreamError.
+    """
     conditions = known.head.conditions if known else {}
     headers = {"Accept": pypi_simple.ACCEPT_JSON_PREFERRED, **conditions}
     answer = upstream.open(upstream.page_url(project), headers)
@@ -171,20 +177,20 @@ def _ask(upstream: Upstream, project: str, known: _Known | None) -> _Fetched:
             return _Fetched(known.head, known.page, unchanged=True)
         if gone(answer):
             return _Fetched(Head(absent=True, max_age_seconds=_max_age(answer.headers)), None)
-        body = _bounded(answer)
-        return _Fetched(_head(answer, body), _read(project, answer, body), body, storable=_storable(answer.headers))
+        sha256 = _take(answer, body)
+        return _Fetched(_head(answer, sha256), _read(project, answer, body), storable=_storable(answer.headers))
     finally:
         answer.close()
 
 
-def _head(answer: Answer, body: bytes) -> Head:
+def _head(answer: Answer, sha256: str) -> Head:
     return Head(
         url=answer.url,
         content_type=answer.headers.get("Content-Type", ""),
         etag=answer.headers.get("ETag"),
         last_modified=answer.headers.get("Last-Modified"),
         max_age_seconds=_max_age(answer.headers),
-        sha256=hashlib.sha256(body).hexdigest(),
+        sha256=sha256,
     )
 
 
@@ -204,23 +210,31 @@ def _storable(headers: Mapping[str, str]) -> bool:
     return "no-store" not in headers.get("Cache-Control", "").lower()
 
 
-def _read(project: str, answer: Answer, body: bytes) -> Page:
+def _read(project: str, answer: Answer, body: IO[bytes]) -> Page:
+    body.seek(0)
     try:
         return pages.read(project, answer.url, answer.headers.get("Content-Type", ""), body)
     except NotSimple as error:
-        raise _not_simple(answer, error) from error
+        refusal = _not_simple(answer, error)
+    raise refusal  # without what led to it: a task keeps its errors, and their frames hold what was read
 
 
-def _bounded(answer: Answer) -> bytes:
-    """Read a page's body, decoded, up to a bound: what comes unpacked may be much larger than announced."""
-    body = bytearray()
+def _take(answer: Answer, body: IO[bytes]) -> str:
+    """Take in a page, decoded, up to a bound, and return its sha256: it may unpack to much more than announced."""
     if (answer.size_bytes or 0) > MAX_PAGE_BYTES:
         raise _not_simple(answer, _too_large())
+    digest = hashlib.sha256()
+    body.seek(0)
+    body.truncate()
     for chunk in answer.chunks():
-        body += chunk
-        if len(body) > MAX_PAGE_BYTES:
+        digest.update(chunk)
+        try:
+            body.write(chunk)
+        except OSError as error:
+            raise disk_error(error, answer.url) from error
+        if body.tell() > MAX_PAGE_BYTES:
             raise _not_simple(answer, _too_large())
-    return bytes(body)
+    return digest.hexdigest()
 
 
 def _too_large() -> NotSimple:

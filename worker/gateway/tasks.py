@@ -148,7 +148,7 @@ class Task:
         known = self._incidents.get((step, filename))
         if known is not None:
             raise Refused(known)
-        wanted = _wanted(file, metadata=metadata and file.metadata is not None)
+        wanted = _wanted(file, metadata=metadata and file.metadata_digests is not None)
         try:
             with self._waiting(place.upstream, project, step, filename, wanted.url):
                 if filename not in self._kept:
@@ -167,7 +167,7 @@ class Task:
         only the index says is compared with the wheel later. Raises UpstreamError.
         """
         here = file.is_wheel and file.sha256 is not None and self._cache.holds(file.sha256)
-        if file.metadata is not None and not here:
+        if file.metadata_digests is not None and not here:
             try:
                 told = _essentials(self._cache.open(upstream, _wanted(file, metadata=True)))
             except UpstreamError as error:

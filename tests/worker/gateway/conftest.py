@@ -6,6 +6,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -18,9 +19,10 @@ from jobs.traffic import Patience
 from tests.support.index_server import IndexServer
 from tests.support.wheels import build_wheel
 from tests.worker.conftest import MakeIndex
+from worker.gateway import pages
 from worker.gateway.cache import FileCache
 from worker.gateway.client import GatewayAddress, GatewayClient, Session
-from worker.gateway.pages import JSON_TYPE
+from worker.gateway.pages import JSON_TYPE, Page
 from worker.gateway.server import Application, Server
 from worker.gateway.shelf import Shelf
 from worker.gateway.startup import Retries, Rules
@@ -112,6 +114,11 @@ def make_gateway(resources: ExitStack, tmp_path: Path) -> MakeGateway:
         return resources.enter_context(LocalGateway(directory, *indexes, **options))
 
     return make
+
+
+def read(project: str, url: str, content_type: str, body: bytes) -> Page:
+    """Read a page that stands in memory."""
+    return pages.read(project, url, content_type, BytesIO(body))
 
 
 def get(session: Session, path: str, **headers: str) -> requests.Response:

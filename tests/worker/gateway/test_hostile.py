@@ -2,14 +2,18 @@
 
 import json
 import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from config.settings import Target
 from jobs.errors import ErrorKind
 from tests.support.index_server import JSON_TYPE, Body, Exchange, Fault, Redirect, Status
-from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, index_settings, page, tiny_wheel
+from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, index_settings, page, read, tiny_wheel
 from worker.gateway.links import NotSimple
-from worker.gateway.pages import Page, read
+from worker.gateway.pages import Lens, Page
 
 URL = "https://index.example/simple/demo/"
 SOON_SECONDS = 20
@@ -60,10 +64,74 @@ def test_html_without_balance_is_read_in_one_go(body: bytes) -> None:
     assert time.thread_time() - started < SOON_SECONDS
 
 
-def test_json_that_takes_more_memory_than_there_is() -> None:
-    body = b'{"meta":{"api-version":"1.0"},"name":"demo","files":[' + b"{}," * 8_000_000 + b"{}]}"
-    with pytest.raises(NotSimple, match="more values"):
-        read("demo", URL, JSON_TYPE, body)
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (b'"x":[' + b"[]," * 1_000_000 + b"[]]", "more values"),
+        (b'"x":{' + b'"":[],' * 500_000 + b'"":0}', "more values"),
+        (b'"x":[' + b"[" * 300_000, "more than 262144 characters|recursion"),
+        (b'"x":[' + b"[[]]," * 3 + b"[" + b"[[[]]]," * 300_000 + b"0]]", "more than 262144 characters"),
+        (b'"x":"' + "\U0001f642".encode() + b"x" * 3_000_000 + b'"', "more than 262144 characters"),
+        (b'"x":1', "validation error"),
+        (b'"x":1} {', "something follows"),
+        (b'"x":1,}', "not a simple page"),
+        (b'"x" 1', "':' is missing"),
+        (b"5:1", "is no text"),
+    ],
+)
+def test_json_takes_no_more_memory_than_what_is_read_of_it_at_once(
+    more: bytes, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.gateway.pages.MAX_LINKS", 5000)
+    with taking_at_most(32 * 2**20), pytest.raises(NotSimple, match=says):
+        read("demo", URL, JSON_TYPE, b'{"meta":{"api-version":"1.0"},' + more + b',"files":[]}')
+
+
+LINKS = 1500
+A_FILE_BYTES = 1500
+"""What is kept of one, and its address and name once more in what clients are told."""
+
+
+def links(number: int) -> bytes:
+    attributes = b" ".join(b"x%d=y" % each for each in range(20))
+    link = b'<a href=../f/demo-1.%d-py3-none-any.whl#sha256=%064x data-core-metadata="sha256=%064x" %s>x</a>'
+    return b"".join(link % (each, each, each, attributes) for each in range(number))
+
+
+def listed(number: int) -> bytes:
+    more = {"core-metadata": {"sha256": "ab" * 32}, "hashes": {"sha256": "cd" * 32}, "x": [[]] * 30}
+    files = [file(f"demo-1.{each}-py3-none-any.whl", **more) for each in range(number)]
+    return json.dumps({"files": files, "meta": {"api-version": "1.0"}, "name": "demo"}).encode()
+
+
+@pytest.mark.parametrize(("content_type", "make"), [("text/html", links), (JSON_TYPE, listed)])
+def test_a_large_page_takes_memory_for_what_counts_of_it(content_type: str, make: Callable[[int], bytes]) -> None:
+    """By the bound on files, that is less than 150 MB."""
+    body = make(LINKS)
+    with taking_at_most(LINKS * A_FILE_BYTES + 2**19):  # and a few pieces of the page
+        view = read("demo", URL, content_type, body).view(Lens(Target()))
+        size_bytes, blocks = view.json_at("http://127.0.0.1:40001/token/files/")
+        assert sum(map(len, blocks)) == size_bytes
+    assert len(view.files) == LINKS
+
+
+@contextmanager
+def taking_at_most(size_bytes: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] <= size_bytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content_type", ["text/html", JSON_TYPE])
+def test_more_files_than_any_project_has(content_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.gateway.pages.MAX_LINKS", 10)
+    make = links if content_type == "text/html" else listed
+    assert len(read("demo", URL, content_type, make(10)).files) == 10
+    with pytest.raises(NotSimple, match="more than 10 files"):
+        read("demo", URL, content_type, make(11))
 
 
 class Chunks:

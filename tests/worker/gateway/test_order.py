@@ -16,10 +16,11 @@ from tests.worker.gateway.conftest import (
     get,
     index_settings,
     page,
+    read,
     tiny_wheel,
 )
 from worker.gateway.errors import GatewayError
-from worker.gateway.pages import lens, read
+from worker.gateway.pages import lens
 from worker.gateway.record import Availability
 from worker.gateway.startup import Rules
 

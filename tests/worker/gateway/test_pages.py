@@ -1,6 +1,7 @@
 """Pages as real servers write them, read and written again."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,9 +10,9 @@ from pypi_simple import ProjectPage
 
 from config.settings import Target
 from tests.support.index_server import JSON_TYPE, IndexServer
-from tests.worker.gateway.conftest import MakeGateway, MakeIndex, get, index_settings
+from tests.worker.gateway.conftest import MakeGateway, MakeIndex, get, index_settings, read
 from worker.gateway.links import NotSimple
-from worker.gateway.pages import HTML_TYPE, Lens, Page, read
+from worker.gateway.pages import HTML_TYPE, Lens, Page, View
 
 URL = "https://index.example/simple/demo/"
 SHA256 = "ab" * 32
@@ -28,6 +29,11 @@ def read_html(*links: str) -> Page:
 def read_json(*files: dict[str, object], **more: object) -> Page:
     document = {"meta": {"api-version": "1.1"}, "name": "demo", "files": files, **more}
     return read("demo", URL, JSON_TYPE, json.dumps(document).encode())
+
+
+def shown(view: View) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(b"".join(view.json))
+    return document
 
 
 @pytest.mark.parametrize(
@@ -59,7 +65,7 @@ def test_local_versions_are_escaped() -> None:
     page = read_html('<a href="demo-1.0%2Bcu1-py3-none-any.whl">demo-1.0+cu1-py3-none-any.whl</a>')
     [file] = page.files
     assert (file.filename, file.version) == ("demo-1.0+cu1-py3-none-any.whl", "1.0+cu1")
-    [written] = json.loads(page.view(Lens(Target())).json)["files"]
+    [written] = shown(page.view(Lens(Target())))["files"]
     assert written["url"] == "../../files/demo/demo-1.0%2Bcu1-py3-none-any.whl"
 
 
@@ -100,15 +106,18 @@ def test_nothing_that_installers_go_by_is_lost_on_the_way() -> None:
         "core-metadata": {"sha256": "ef" * 32},
     }
     view = read_json(entry).view(Lens(Target()))
-    document = json.loads(view.json)
+    document = shown(view)
     # Metadata is given without its description, which no digest of the index's is for.
-    shown = {**entry, "url": "../../files/demo/demo-1.0-py3-none-any.whl", "core-metadata": True}
-    del shown["upload-time"]
-    assert document["files"] == [shown]
-    [at] = json.loads(view.json_at("http://gateway/t/files/"))["files"]
-    assert at == {**shown, "url": "http://gateway/t/files/demo/demo-1.0-py3-none-any.whl"}
+    expected = {**entry, "url": "../../files/demo/demo-1.0-py3-none-any.whl", "core-metadata": True}
+    del expected["upload-time"]
+    assert document["files"] == [expected]
+    size_bytes, blocks = view.json_at("http://gateway/t/files/")
+    body = b"".join(blocks)
+    assert size_bytes == len(body)
+    [at] = json.loads(body)["files"]
+    assert at == {**expected, "url": "http://gateway/t/files/demo/demo-1.0-py3-none-any.whl"}
     assert document["meta"] == {"api-version": "1.1"}
-    [link] = ProjectPage.from_html("demo", view.html, "http://gateway/t/simple/demo/").packages
+    [link] = ProjectPage.from_html("demo", b"".join(view.html), "http://gateway/t/simple/demo/").packages
     assert link.url == "http://gateway/t/files/demo/demo-1.0-py3-none-any.whl"
     assert (link.digests, link.requires_python) == ({"sha256": SHA256}, ">=3.8")
     assert (link.is_yanked, link.yanked_reason) == (True, "broken <on> Tuesdays")
@@ -127,7 +136,7 @@ def test_html_attributes_are_read() -> None:
 
 
 def test_a_page_without_sizes_is_of_the_older_version() -> None:
-    document = json.loads(read_html('<a href="demo-1.0-py3-none-any.whl">x</a>').view(Lens(Target())).json)
+    document = shown(read_html('<a href="demo-1.0-py3-none-any.whl">x</a>').view(Lens(Target())))
     assert document["meta"] == {"api-version": "1.0"}
 
 
