@@ -22,10 +22,16 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NameResolutionError, NewConnectionError
+from urllib3.util.connection import allowed_gai_family
+
+from worker.background import later
 
 _BUFFER_BYTES = 64 * 1024
 _POOLS = 16
 _CONNECTIONS = 32
+_LEAST_SECONDS = 0.001
+"""For a socket, no time at all would mean not to wait for anything."""
 
 Pools = Mapping[str, type[HTTPConnectionPool]]
 
@@ -183,13 +189,13 @@ def _timed_pools(body_seconds: float, guard: PeerGuard, sockets: _Sockets) -> Po
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
-            return _checked(super()._new_conn(), self, guard, sockets)
+            return _checked(_connected(self), self, guard, sockets)
 
     class Secure(HTTPSConnection):
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
-            return _checked(super()._new_conn(), self, guard, sockets)
+            return _checked(_connected(self), self, guard, sockets)
 
     class PlainPool(HTTPConnectionPool):
         ConnectionCls = Plain
@@ -198,6 +204,57 @@ def _timed_pools(body_seconds: float, guard: PeerGuard, sockets: _Sockets) -> Po
         ConnectionCls = Secure
 
     return {"http": PlainPool, "https": SecurePool}
+
+
+def _connected(connection: HTTPConnection) -> socket.socket:
+    """Connect to whichever address of the host answers, all within the connection's timeout.
+
+    urllib3 gives all of it to each address, and to looking the name up as long as the system takes. Here each address
+    gets its share of what is left. The errors are urllib3's.
+    """
+    deadline = time.monotonic() + float(connection.timeout or 0)
+    failure: OSError = OSError("the host has no address")
+    addresses = _resolved(connection, deadline)
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            for option in connection.socket_options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(max(_left(deadline) / (len(addresses) - number), _LEAST_SECONDS))
+            sock.connect(address)
+        except OSError as error:
+            failure = error
+            sock.close()
+        else:
+            sock.settimeout(max(_left(deadline), _LEAST_SECONDS))
+            return sock
+    if isinstance(failure, TimeoutError):
+        raise ConnectTimeoutError(connection, f"{connection.host} did not take a connection in time") from failure
+    raise NewConnectionError(connection, str(failure)) from failure
+
+
+def _resolved(connection: HTTPConnection, deadline: float) -> list[Any]:
+    """Return what ``getaddrinfo`` does, which cannot be told how long it may take."""
+    # With its last dot, which tells the resolver that the name is whole.
+    host, family = connection._dns_host.strip("[]"), allowed_gai_family()  # noqa: SLF001 - urllib3 has no other
+
+    def look_up(flags: int = 0) -> list[Any]:
+        return socket.getaddrinfo(host, connection.port, family, socket.SOCK_STREAM, flags=flags)
+
+    with contextlib.suppress(socket.gaierror):
+        return look_up(socket.AI_NUMERICHOST)  # an address stands for itself
+    try:
+        return later(look_up).result(max(_left(deadline), _LEAST_SECONDS))
+    except socket.gaierror as error:
+        raise NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, f"{connection.host} was not looked up in time") from error
+    except UnicodeError as error:
+        raise LocationParseError(f"{host!r}, a label is empty or too long") from error
+
+
+def _left(deadline: float) -> float:
+    return deadline - time.monotonic()
 
 
 def _checked(sock: socket.socket, connection: HTTPConnection, guard: PeerGuard, sockets: _Sockets) -> socket.socket:

@@ -4,13 +4,18 @@ import os
 import select
 import socket
 import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from jobs.errors import ErrorKind
 from tests.support.command import eventually
-from tests.support.index_server import Stall
+from tests.support.index_server import IndexServer, Stall
 from tests.worker.conftest import MakeIndex
 from tests.worker.gateway.conftest import QUICK, index_settings
 from worker.gateway.errors import UpstreamError
@@ -59,6 +64,87 @@ def test_closing_ends_what_is_waited_for_and_lets_nothing_begin(make_index: Make
         assert asked.result(SECONDS) is ErrorKind.CONNECTION
     assert opened(upstream) is ErrorKind.CONNECTION
     assert len(index.seen()) == 1
+
+
+Addresses = list[tuple[Any, ...]]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], Addresses]]:
+    """What names stand for besides those of the machine."""
+    known: dict[str, Callable[[], Addresses]] = {}
+    ask = socket.getaddrinfo
+
+    def resolve(host: str, *rest: Any, **more: Any) -> Addresses:
+        return known[host]() if host in known and not more.get("flags") else ask(host, *rest, **more)
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    return known
+
+
+def tcp(address: tuple[str, int]) -> tuple[Any, ...]:
+    return socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[str, int]]:
+    """An address at which connections are neither taken nor refused: as many wait as may."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
+        address = server.getsockname()
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        yield address
+
+
+def named(index: IndexServer, seconds: float) -> Upstream:
+    url = index.url.replace("127.0.0.1", "many.example")
+    return Upstream(index_settings(index, url=url, connect_timeout_seconds=seconds), retries=QUICK)
+
+
+def test_all_addresses_of_a_host_share_the_time_to_connect(
+    make_index: MakeIndex, names: dict[str, Callable[[], Addresses]], full: tuple[str, int]
+) -> None:
+    names["many.example"] = lambda: [tcp(full)] * 8
+    upstream, started = named(make_index(), 0.5), time.monotonic()
+    assert opened(upstream) is ErrorKind.CONNECT_TIMEOUT
+    assert time.monotonic() - started < 3, "each had all of it"
+    upstream.close()
+
+
+def test_an_address_that_says_nothing_leaves_time_for_the_next(
+    make_index: MakeIndex, names: dict[str, Callable[[], Addresses]], full: tuple[str, int]
+) -> None:
+    index = make_index()
+    right = ("127.0.0.1", int(index.origin.rpartition(":")[2]))
+    names["many.example"] = lambda: [tcp(full), tcp(right)]
+    upstream = named(index, 2)
+    upstream.open(upstream.page_url("demo"), {}).close()
+    assert len(index.seen()) == 1
+    upstream.close()
+
+
+def test_a_name_that_nobody_tells_is_not_waited_for(
+    make_index: MakeIndex, names: dict[str, Callable[[], Addresses]]
+) -> None:
+    end = threading.Event()
+    names["many.example"] = lambda: [tcp(("127.0.0.1", 9))] if end.wait(SECONDS) else []
+    upstream = named(make_index(), 0.1)
+    assert opened(upstream) is ErrorKind.CONNECT_TIMEOUT
+    end.set()
+    upstream.close()
+
+
+def test_a_name_that_is_none(make_index: MakeIndex, names: dict[str, Callable[[], Addresses]]) -> None:
+    def unknown() -> Addresses:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    names["many.example"] = unknown
+    upstream = named(make_index(), 5)
+    with pytest.raises(UpstreamError, match="the host name is not known"):
+        upstream.open(upstream.page_url("demo"), {})
+    upstream.close()
 
 
 def test_a_connection_that_is_reset_before_the_handshake_is_closed() -> None:
