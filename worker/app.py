@@ -120,6 +120,7 @@ def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = Fal
             rules=_rules(settings),
             redis=settings.redis,
             agent=settings.nickname,
+            tasks=settings.concurrency,
             environment=environment,
             traces=traces,
         ) as gateway:

@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -32,7 +32,7 @@ from worker.build import built_wheels, require_glibc
 from worker.environment import TaskDirectory, task_directory
 from worker.errors import Fenced, FetchError
 from worker.gateway.client import GatewayClient, Session
-from worker.gateway.errors import GatewayError
+from worker.gateway.errors import GatewayError, GatewayLate
 from worker.gateway.record import Project, Record
 from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
@@ -245,8 +245,9 @@ class _Watch:
         self._heartbeat.check()
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_EVERY_SECONDS
-            seen = self._session.progress()
-            self._heartbeat.report(Progress(step="download", wheels=seen.files, size_bytes=seen.size_bytes))
+            with suppress(GatewayLate):  # it is only shown
+                seen = self._session.progress()
+                self._heartbeat.report(Progress(step="download", wheels=seen.files, size_bytes=seen.size_bytes))
 
 
 def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> Bundle:

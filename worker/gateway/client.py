@@ -10,7 +10,7 @@ from structlog.contextvars import get_contextvars
 from config.settings import Model, Target
 from config.tracing import traceparent
 from worker.gateway.collection import Choice, Collected, CollectionRequest
-from worker.gateway.errors import GatewayError, GatewayLost
+from worker.gateway.errors import GatewayError, GatewayLate, GatewayLost
 from worker.gateway.record import Progress, Record
 from worker.gateway.revalidation import RevalidationRequest, Seen
 
@@ -18,6 +18,9 @@ CONTROL_HEADER = "X-Control-Token"
 _LABELS = ("job", "batch", "attempt")
 TIMEOUT_SECONDS = 30.0
 """For one call; longer than a restart of the gateway takes, during which calls wait in its backlog."""
+PROGRESS_SECONDS = 5.0
+"""For what is only shown."""
+_TRIES = 3
 
 
 class GatewayAddress(Model):
@@ -61,8 +64,9 @@ class Session:
         return Collected.model_validate_json(answer)
 
     def progress(self) -> Progress:
-        """Count what went to the client so far. Raises GatewayLost."""
-        return Progress.model_validate_json(_call(self._http, "GET", f"{self._control_url}/progress"))
+        """Count what went to the client so far. Raises GatewayLost, and GatewayLate after a short while."""
+        answer = _once(self._http, "GET", f"{self._control_url}/progress", None, PROGRESS_SECONDS)
+        return Progress.model_validate_json(answer)
 
     def record(self) -> Record:
         """Tell everything seen so far; may be asked for any number of times. Raises GatewayLost."""
@@ -75,7 +79,7 @@ class Session:
     def close(self) -> None:
         """Deregister. Harmless when the gateway is lost or the session already gone."""
         with suppress(GatewayError):
-            _call(self._http, "DELETE", self._control_url)
+            _once(self._http, "DELETE", self._control_url, None, TIMEOUT_SECONDS)
 
 
 class GatewayClient:
@@ -105,7 +109,7 @@ class GatewayClient:
         """
         with _http(self._address) as http:
             body = request.model_copy(update={"labels": _labels()}).model_dump_json()
-            answer = _call(http, "POST", f"{self._address.url}/control/revalidations", body)
+            answer = _once(http, "POST", f"{self._address.url}/control/revalidations", body, TIMEOUT_SECONDS)
         return Seen.model_validate_json(answer)
 
     def _register(self, http: requests.Session, target: Target, index: str | None) -> str:
@@ -128,11 +132,22 @@ def _http(address: GatewayAddress) -> requests.Session:
 
 
 def _call(http: requests.Session, method: str, url: str, body: str | None = None) -> bytes:
+    """Ask, and ask again when no answer comes: a machine that has too much to do must not look like a lost gateway.
+
+    For calls that are harmless to repeat. A gateway that was restarted meanwhile says that it knows nothing.
+    """
+    for _ in range(_TRIES - 1):
+        with suppress(GatewayLate):
+            return _once(http, method, url, body, TIMEOUT_SECONDS)
+    return _once(http, method, url, body, TIMEOUT_SECONDS)
+
+
+def _once(http: requests.Session, method: str, url: str, body: str | None, timeout_seconds: float) -> bytes:
     try:
-        response = http.request(method, url, data=body, timeout=TIMEOUT_SECONDS)
+        response = http.request(method, url, data=body, timeout=timeout_seconds)
         content = response.content
     except requests.RequestException as error:
-        raise GatewayLost(f"The index gateway does not answer: {type(error).__name__}") from error
+        raise GatewayLate(f"The index gateway does not answer: {type(error).__name__}") from error
     if response.status_code == requests.codes.not_found:
         raise GatewayLost("The index gateway does not know this task any more; it was restarted.")
     if not response.ok:

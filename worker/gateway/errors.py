@@ -22,6 +22,10 @@ class GatewayLost(GatewayError):
     """
 
 
+class GatewayLate(GatewayLost):
+    """No answer came, in time or at all."""
+
+
 class UpstreamError(GatewayError):
     """An index did not give what it was asked for, after all retries that were worth it.
 

@@ -28,6 +28,10 @@ from worker.gateway.startup import Retries, Rules, Startup
 READY = "ready"
 _BACKLOG = 256
 _STOP_SECONDS = 3.0
+_LEAST_THREADS = 40
+_THREADS_PER_TASK = 2
+"""For its pip, which may wait for an index, and for the task itself, which must not wait for that."""
+_SPARE_THREADS = 8
 _MAX_RESTART_PAUSE_SECONDS = 5.0
 _HEALTHY_SECONDS = 30.0
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "SSL_CERT_DIR")
@@ -55,6 +59,7 @@ class GatewayProcess:
         patience: Patience | None = None,
         agent: str | None = None,
         session_idle_seconds: float = 3600,
+        tasks: int = 1,
         environment: Mapping[str, str] | None = None,
         traces: TracingSettings | None = None,
     ) -> None:
@@ -63,7 +68,7 @@ class GatewayProcess:
         ``environment`` is this process's, of which the gateway gets a few harmless variables. ``ca_bundle`` is
         what ``worker.gateway.startup.ca_bundle`` finds there. Through ``redis`` the gateways of all workers know
         which indexes are down; ``agent`` is the name under which there is counted what is asked of them.
-        ``traces`` says where it is told to.
+        ``traces`` says where it is told to; ``tasks`` is how many are fetched at the same time.
         """
         self._indexes = indexes
         self._cache = cache
@@ -74,6 +79,7 @@ class GatewayProcess:
         self._patience = patience or Patience()
         self._agent = agent
         self._session_idle_seconds = session_idle_seconds
+        self._threads = max(_LEAST_THREADS, _THREADS_PER_TASK * tasks + _SPARE_THREADS)
         self._traces = traces or TracingSettings()
         self._environment = {name: value for name, value in (environment or {}).items() if name in _KEPT_VARIABLES}
         self._control_token = secrets.token_urlsafe(32)
@@ -189,6 +195,7 @@ class GatewayProcess:
             agent=self._agent,
             restarted=self._ready.is_set(),
             session_idle_seconds=self._session_idle_seconds,
+            threads=self._threads,
             traces=self._traces,
         )
 

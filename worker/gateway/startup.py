@@ -62,6 +62,7 @@ class Startup(Model):
     """Where the requests to indexes are told to."""
     session_idle_seconds: float = 3600
     threads: int = 40
+    """How many requests are answered at a time."""
 
     def reveal(self) -> str:
         """Give the document as JSON with its secrets in the clear, for the child's standard input only."""

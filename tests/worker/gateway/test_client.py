@@ -3,15 +3,20 @@
 import socket
 import threading
 from contextlib import suppress
+from unittest.mock import create_autospec
 
 import pytest
 import requests
 
 from config.settings import Target
-from tests.support.index_server import Exchange, IndexServer
+from jobs.models import Progress as Shown
+from tests.support.index_server import Exchange, Fault, IndexServer, Reset, Short, Stall
 from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, get, index_settings, page, tiny_wheel
-from worker.gateway.client import GatewayAddress, GatewayClient
+from worker.fetch import _Watch
+from worker.gateway.client import GatewayAddress, GatewayClient, Session
 from worker.gateway.errors import GatewayError, GatewayLost
+from worker.gateway.record import Progress, Record
+from worker.heartbeat import Heartbeat
 
 WHEEL = tiny_wheel("demo", "1.0")
 
@@ -100,6 +105,50 @@ def test_nobody_there_is_lost() -> None:
     address = GatewayAddress(url="http://127.0.0.1:9", control_token="x")
     with pytest.raises(GatewayLost), GatewayClient(address).session(Target()):
         pass
+
+
+class Answers:
+    """What a gateway says of a task, as it would."""
+
+    def play(self, exchange: Exchange) -> None:
+        document = Record() if exchange.path.endswith("/record") else Progress(files=1, size_bytes=2)
+        exchange.send(200, {"Content-Type": "application/json"}, document.model_dump_json().encode())
+
+
+@pytest.mark.parametrize("fault", [Stall(), Reset(), Short(5)])
+def test_a_gateway_that_does_not_answer_is_asked_again(
+    fault: Fault, make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that has too much to do is no reason to give a job up."""
+    monkeypatch.setattr("worker.gateway.client.TIMEOUT_SECONDS", 0.2)
+    busy = make_index()
+    busy.misbehave("/control/", fault, times=2)
+    busy.misbehave("/control/", Answers())
+    with requests.Session() as http:
+        session = Session(GatewayAddress(url=busy.origin, control_token="x"), "token", http)
+        assert session.record() == Record()
+        assert len(busy.seen("/control/")) == 3
+        busy.behave()
+        busy.misbehave("/control/", fault)
+        with pytest.raises(GatewayLost):
+            session.record()
+
+
+def test_progress_that_is_late_is_no_reason_to_end_a_job(
+    make_index: MakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.gateway.client.PROGRESS_SECONDS", 0.2)
+    monkeypatch.setattr("worker.fetch._PROGRESS_EVERY_SECONDS", 0)
+    busy = make_index()
+    busy.misbehave("/control/", Stall(), times=1)
+    busy.misbehave("/control/", Answers())
+    heartbeat = create_autospec(Heartbeat, instance=True)
+    with requests.Session() as http:
+        watch = _Watch(Session(GatewayAddress(url=busy.origin, control_token="x"), "token", http), heartbeat)
+        watch.look()
+        assert heartbeat.report.mock_calls == []
+        watch.look()
+    heartbeat.report.assert_called_once_with(Shown(step="download", wheels=1, size_bytes=2))
 
 
 def test_lost_is_a_gateway_error() -> None:

@@ -78,6 +78,13 @@ def test_listens_on_loopback_only(gateway: GatewayProcess) -> None:
     assert addresses == [f"0100007F:{port:04X}"]
 
 
+def test_the_pip_of_each_task_may_wait_and_all_tasks_are_answered(index: IndexServer, tmp_path: Path) -> None:
+    """What waits for an index holds a thread; a task that were not answered then would take the gateway for lost."""
+    settings = (index_settings(index),)
+    with GatewayProcess(settings, CacheSettings(directory=tmp_path / "cache"), tasks=256) as gateway:
+        assert len(list(Path(f"/proc/{pid_of(gateway)}/task").iterdir())) > 2 * 256
+
+
 def test_the_address_can_be_handed_on_and_hides_its_token(gateway: GatewayProcess) -> None:
     address = pickle.loads(pickle.dumps(gateway.address))  # noqa: S301 - our own
     assert address == gateway.address
