@@ -17,6 +17,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from installer.records import InvalidRecordEntry, RecordEntry, parse_record_file
 
+from bundles.members import Header, content
+
 MAX_MEMBERS = 100_000
 """Ten times what the largest wheels in use hold."""
 MAX_EXPANDED_BYTES = 8 * 2**30
@@ -38,10 +40,6 @@ _LOCATOR = struct.Struct("<4s16x")
 _END64 = struct.Struct("<4s28xQQ8x")
 """The same of ZIP64 (APPNOTE 4.3.14): signature, number of members, bytes of their list. ``zipfile`` expects it just
 before its locator, and that before the end."""
-_HEADER = struct.Struct("<4sxxHH4xIIIHH")
-"""What stands before each member (APPNOTE 4.3.7): signature, flags, compression, CRC, bytes compressed and not, and the
-lengths of the name and of what follows it."""
-_HEADER_SIGNATURE = b"PK\x03\x04"
 _SIZES_LATER = 0x8
 """The flag of a member whose CRC and sizes follow it."""
 _LATER_BYTES = frozenset({12, 16, 20, 24})
@@ -50,7 +48,6 @@ _UTF_8 = 0x800
 _IN_ZIP64 = 0xFFFFFFFF
 _OTHER_NAME = 0x7075
 """The extra field that gives a member a second name (APPNOTE 4.6.9), which some readers take for the first."""
-_READ_BYTES = 2**20
 _ENCRYPTED = 0x1
 _ALGORITHMS = frozenset({"sha256", "sha384", "sha512"})
 """PEP 427: sha256 or better; md5 and sha1 are not permitted."""
@@ -78,6 +75,12 @@ def open_archive(file: Path) -> ZipFile:
     if end is not None and end.directory_bytes > MAX_DIRECTORY_BYTES:
         raise ValueError(f"its list of files has {end.directory_bytes} bytes, more than {MAX_DIRECTORY_BYTES}")
     return ZipFile(file)
+
+
+def _stream(archive: ZipFile) -> IO[bytes]:
+    if archive.fp is None:
+        raise ValueError("the archive is closed")
+    return archive.fp
 
 
 def _end(stream: IO[bytes]) -> _End | None:
@@ -109,7 +112,7 @@ def safety_issues(archive: ZipFile) -> list[str]:
     if len(members) > MAX_MEMBERS:
         return [f"holds {len(members)} files, more than {MAX_MEMBERS}"]
     expanded_bytes = sum(member.file_size for member in members)
-    end = None if archive.fp is None else _end(archive.fp)
+    end = _end(_stream(archive))
     # Otherwise it can be another archive to a reader that begins at its start: pip looks for the end, others do not.
     if end is None or not end.is_last or min((each.header_offset for each in members), default=0) != 0:
         return ["is not exactly one archive: there are other bytes before or after it"]
@@ -204,65 +207,57 @@ def record_issues(archive: ZipFile, info: str) -> list[str]:
     rows = {row[0]: row for row in named}
     # One reader takes the first of two rows, another the last; two equal ones do no harm, and do occur.
     issues = [f"{row[0]} is named in RECORD twice, and differently" for row in named if rows[row[0]] != row]
-    issues += _header_issues(archive)
+    stream = _stream(archive)
+    issues += _header_issues(stream, archive)
     for member in archive.infolist():
         if posixpath.dirname(member.filename) == info and posixpath.basename(member.filename) in _SIGNATURES:
-            issues += _signature_issues(archive, member)
+            issues += _signature_issues(stream, member)
         elif not member.is_dir():
-            issues += _content_issues(archive, member, rows, info)
+            issues += _content_issues(stream, member, rows, info)
     present = set(archive.namelist())
     missing = (path for path in rows if path not in present and not path.endswith("/"))
     issues += [f"{path} is named in RECORD but missing" for path in missing]
     return issues
 
 
-def _header_issues(archive: ZipFile) -> Iterator[str]:
+def _header_issues(stream: IO[bytes], archive: ZipFile) -> Iterator[str]:
     """Compare what stands before each member with the directory, as installers do that read an archive as it comes.
 
     Nor may there be anything between two members: to such a reader it would be one more.
     """
-    stream = archive.fp
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     places = [*(member.header_offset for member in members[1:]), archive.start_dir]
     for member, next_place in zip(members, places, strict=True):
-        name, fields = _header(stream, member) if stream else (b"", None)
-        end = member.header_offset + _HEADER.size + member.compress_size
-        if fields is None or name != _raw_name(member):
+        try:
+            header = Header(stream, member)
+        except BadZipFile:
+            header = None
+        if header is None or header.name != _raw_name(member):
             yield f"{member.filename!r} has another name before its content than in the archive's list"
             continue
-        flags, compression, crc, compressed_bytes, size_bytes, name_bytes, extra_bytes = fields
-        later = flags & _SIZES_LATER
-        sizes = {(compressed_bytes, member.compress_size), (size_bytes, member.file_size)}
-        same_sizes = all(here in {there, _IN_ZIP64} for here, there in sizes) and crc == member.CRC
-        if (flags, compression) != (member.flag_bits, member.compress_type) or not (later or same_sizes):
+        later = header.flags & _SIZES_LATER
+        sizes = {(header.compressed_bytes, member.compress_size), (header.size_bytes, member.file_size)}
+        same_sizes = all(here in {there, _IN_ZIP64} for here, there in sizes) and header.crc == member.CRC
+        same_kind = (header.flags, header.compression) == (member.flag_bits, member.compress_type)
+        if not same_kind or not (later or same_sizes):
             yield f"{member.filename!r} is of another kind or size before its content than in the archive's list"
-        between = next_place - end - name_bytes - extra_bytes
-        if between not in (_LATER_BYTES if later else {0}):
+        if next_place - header.end - member.compress_size not in (_LATER_BYTES if later else {0}):
             yield f"{member.filename!r} is followed by bytes that are no part of it"
-
-
-def _header(stream: IO[bytes], member: ZipInfo) -> tuple[bytes, tuple[int, ...] | None]:
-    stream.seek(member.header_offset)
-    head = stream.read(_HEADER.size)
-    if len(head) < _HEADER.size or not head.startswith(_HEADER_SIGNATURE):
-        return b"", None
-    _, *fields = _HEADER.unpack(head)
-    return stream.read(fields[-2]), tuple(fields)
 
 
 def _raw_name(member: ZipInfo) -> bytes:
     return member.orig_filename.encode("utf-8" if member.flag_bits & _UTF_8 else "cp437")
 
 
-def _signature_issues(archive: ZipFile, member: ZipInfo) -> Iterator[str]:
+def _signature_issues(stream: IO[bytes], member: ZipInfo) -> Iterator[str]:
     try:
-        _digest(archive, member, "sha256")
-    except READ_ERRORS as error:
+        _digest(stream, member, "sha256")
+    except BadZipFile as error:
         yield f"{member.filename} cannot be read: {error}"
 
 
 def _content_issues(
-    archive: ZipFile, member: ZipInfo, rows: Mapping[str, tuple[str, str, str]], info: str
+    stream: IO[bytes], member: ZipInfo, rows: Mapping[str, tuple[str, str, str]], info: str
 ) -> Iterator[str]:
     path = member.filename
     if path not in rows:
@@ -279,18 +274,17 @@ def _content_issues(
         yield f"RECORD has no hash for {path}, or only a weak one"
         return
     try:
-        digest = _digest(archive, member, entry.hash_.name)
-    except READ_ERRORS as error:
+        digest = _digest(stream, member, entry.hash_.name)
+    except BadZipFile as error:
         yield f"{path} cannot be read: {error}"
         return
     if digest != entry.hash_.value or entry.size not in {None, member.file_size}:
         yield f"{path} is not what RECORD says"
 
 
-def _digest(archive: ZipFile, member: ZipInfo, algorithm: str) -> str:
-    """Return the hash of a member as RECORD writes it. Raises READ_ERRORS, also for a wrong CRC."""
+def _digest(stream: IO[bytes], member: ZipInfo, algorithm: str) -> str:
+    """Return the hash of a member as RECORD writes it. Raises BadZipFile, also for a wrong CRC."""
     hasher = hashlib.new(algorithm)
-    with archive.open(member) as stream:
-        while chunk := stream.read(_READ_BYTES):
-            hasher.update(chunk)
+    for block in content(stream, member):
+        hasher.update(block)
     return base64.urlsafe_b64encode(hasher.digest()).rstrip(b"=").decode()
