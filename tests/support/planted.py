@@ -99,9 +99,11 @@ def _processes_with(mark: bytes) -> Iterator[str]:
     for pid in children(os.getpid()):
         process = Path(f"/proc/{pid}")
         try:
-            arguments = (process / "cmdline").read_bytes().split(b"\0")
             environment = (process / "environ").read_bytes()
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended, or belongs to another user
+            continue
+        if arguments == [b""]:  # it has ended meanwhile, or begins just now and is met again the next time
             continue
         if any(argument.endswith(b"/vizfetch") for argument in arguments[:2]):
             continue
