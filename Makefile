@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime ## set up, then fetch a public visualization package into
 	$(BIN)/vizfetch fetch moderne-visualizations-misc --out demo
 
 test: $(VENV)/.dev browser ## set up, then run the tests
-	$(BIN)/python -m pytest -n 3 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 browser: ## the Chromium that the tests of the page drive: the one on PATH, else Debian's
 	@command -v chromium > /dev/null || { \

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import MappingProxyType
 
 from config.audit import audit_of, service
@@ -66,11 +66,17 @@ def run(
     Raises ``SettingsError`` when the API may not or cannot listen, and ``StatusUnavailable`` when Redis does not answer
     at the start.
     """
-    from scheduler.api.server import serving  # noqa: PLC0415 - commands that only queue a batch need no web server
-
     health = SchedulerHealth(settings)
     traces = tracing_of(settings, environment, "vizfetch-scheduler")
-    with traces, serving(settings, health.actuator()), loop_for(settings) as loop:
+    with traces, _api(settings, health), loop_for(settings) as loop:
         health.watch(loop)
         started()
         loop.run(stop)
+
+
+def _api(settings: Settings, health: SchedulerHealth) -> AbstractContextManager[None]:
+    if settings.api.port == 0:
+        return nullcontext()
+    from scheduler.api.server import serving  # noqa: PLC0415 - whoever serves nothing needs no web server
+
+    return serving(settings, health.actuator())

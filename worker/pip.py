@@ -69,8 +69,8 @@ class Outcome:
 def pin(cache: Path) -> PinnedPip:
     """Return this installation's pip in a directory of its own under ``cache``, made when it is not there yet.
 
-    Safe to call from several processes at once: the directory appears whole, by a rename. Compiled without checks
-    against the sources (PEP 552), which nothing here changes.
+    Safe to call from several processes at once: the directory appears whole, by a rename. What the installation has
+    compiled is copied too, and stays good since the sources keep their times (PEP 552); only the rest is compiled.
     """
     found = distribution("pip")
     place = cache / f"pip-{found.version}"
@@ -81,8 +81,8 @@ def pin(cache: Path) -> PinnedPip:
             made = fresh / place.name
             made.mkdir(mode=0o700)
             source = Path(str(found.locate_file("pip")))
-            shutil.copytree(source, made / "pip", ignore=shutil.ignore_patterns("__pycache__"))
-            compileall.compile_dir(made, quiet=2, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
+            shutil.copytree(source, made / "pip")
+            compileall.compile_dir(made, quiet=2, invalidation_mode=PycInvalidationMode.TIMESTAMP)
             try:
                 made.rename(place)
             except OSError:
