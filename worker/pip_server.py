@@ -23,8 +23,8 @@ import structlog
 from worker import pip_fork
 from worker.pip import LOOK_EVERY_SECONDS, Outcome, PinnedPip, environment, wait_for
 
-_ANSWER_SECONDS = 10.0
-"""For killing a process and telling how it ended. A server that takes longer is frozen."""
+_ANSWER_SECONDS = 60.0
+"""For killing a process and telling how it ended, on a machine with much to do. One that takes longer is frozen."""
 _GONE_SECONDS = 5.0
 _NOWHERE = Path("/nonexistent")
 
