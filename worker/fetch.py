@@ -37,7 +37,7 @@ from worker.gateway.record import Project, Record
 from worker.gateway.revalidation import Seen
 from worker.heartbeat import Heartbeat
 from worker.installation import prove_installation
-from worker.judge import bundle_failure, judge
+from worker.judge import bundle_failure, judge, passed_over
 from worker.pip import DeadlineExceeded, Outcome, PinnedPip, build_arguments, choose_arguments, chosen, run, tail
 from worker.pip_server import PipServer
 
@@ -124,10 +124,10 @@ def fetch(spec: JobSpec, agent: Agent, steps: Steps) -> Fetched:
         with steps.step("environment"):
             task = cleanup.enter_context(task_directory(agent.settings.temporary_directory, agent.pip))
         with steps.step("download"):
-            record, seen = _download(spec, agent, task, steps)
+            outcome, record, seen = _download(spec, agent, task, steps)
         # Where a large wheel is read or a store says nothing, an attempt that has to end does not wait for it.
         with steps.step("check"):
-            bundle = patiently(partial(_check, spec, agent, task, record), steps.heartbeat.check)
+            bundle = patiently(partial(_check, spec, agent, task, outcome, record), steps.heartbeat.check)
             if agent.settings.verify == "install":
                 _prove(bundle, agent, task, steps.heartbeat)
         with steps.step("publish"):
@@ -166,7 +166,7 @@ def _refuse_nothing(spec: JobSpec) -> None:
         )
 
 
-def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) -> tuple[Record, Seen]:
+def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) -> tuple[Outcome, Record, Seen]:
     with agent.gateway.session(spec.target, spec.index) as session:
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{_line(spec)}\n", encoding="utf-8")
@@ -188,7 +188,7 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
             _collect(session, task, deadline, watch.look)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
-    return record, seen
+    return outcome, record, seen
 
 
 def _line(spec: JobSpec) -> str:
@@ -250,7 +250,7 @@ class _Watch:
                 self._heartbeat.report(Progress(step="download", wheels=seen.files, size_bytes=seen.size_bytes))
 
 
-def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> Bundle:
+def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, outcome: Outcome, record: Record) -> Bundle:
     bundle = assemble(
         Requirement(spec.requirement),
         task.wheels,
@@ -262,7 +262,7 @@ def _check(spec: JobSpec, agent: Agent, task: TaskDirectory, record: Record) -> 
     )
     chosen = {wheel.name for wheel in bundle.wheels}
     told = [warning for project in record.projects if project.name in chosen for warning in _status_warnings(project)]
-    return bundle.model_copy(update={"warnings": (*told, *bundle.warnings)})
+    return bundle.model_copy(update={"warnings": (*told, *passed_over(outcome, chosen), *bundle.warnings)})
 
 
 def _status_warnings(project: Project) -> Iterator[str]:

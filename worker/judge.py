@@ -83,6 +83,19 @@ def judge(requirement: Requirement, outcome: Outcome, record: Record) -> None:
         raise _pip_failure(requirement, outcome, record)
 
 
+def passed_over(outcome: Outcome, projects: Collection[str]) -> tuple[str, ...]:
+    """Return a warning for each version of these projects that pip left out, since nobody can read its metadata.
+
+    It says so and takes an older one, which the index's own people may not expect.
+    """
+    found = (_INVALID_METADATA.search(line) for line in outcome.asides)
+    return tuple(
+        f"{each['name']} {each['version']} was passed over: nobody can read its metadata"
+        for each in found
+        if each and canonicalize_name(each["name"]) in projects
+    )
+
+
 def bundle_failure(error: BundleError) -> FetchError:
     """Return the failure for an error of the bundle or its store."""
     kind = next((kind for type_, kind in _BUNDLE_KINDS if isinstance(error, type_)), ErrorKind.INTERNAL)
@@ -95,7 +108,7 @@ def _pip_failure(requirement: Requirement, outcome: Outcome, record: Record) -> 
         return FetchError(ErrorKind.DISK_FULL, "The disk of temporaryDirectory is full: free space there.")
     if _CONFLICT in text:
         return FetchError(ErrorKind.RESOLUTION_CONFLICT, _conflict(outcome.lines))
-    if invalid := _first(_INVALID_METADATA, outcome.lines):
+    if invalid := _first(_INVALID_METADATA, outcome.asides):
         return FetchError(
             ErrorKind.BROKEN_WHEEL,
             f"{invalid['name']} {invalid['version']} has metadata that nobody can read. Ask who publishes it to "

@@ -30,7 +30,7 @@ FRESH = ".pip-"
 """What the pinned pip is made in."""
 _KEPT_LINES = 200
 _MAX_LINE_CHARACTERS = 64 * 1024
-_ASIDE = re.compile(r"\s*(?:Discarding |Processing /|Collecting \S+ ?@ )")
+_ASIDE = re.compile(r"\s*(?:Discarding |Processing /|Collecting \S+ ?@ |WARNING: Ignoring version )")
 _KEPT_ASIDES = 20
 
 # What pip needs of this process's environment. Everything else stays out: PIP_*, PYTHON* and proxy variables would

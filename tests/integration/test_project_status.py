@@ -1,4 +1,4 @@
-"""What an index says of a project as a whole (PEP 792) reaches those who use the bundle."""
+"""What an index says of a project as a whole (PEP 792), and what was passed over, reaches those who use the bundle."""
 
 import json
 from pathlib import Path
@@ -26,6 +26,8 @@ def test_statuses_become_warnings(
     for name, needs in (("acme-user", ("acme-old", "acme-new")), ("acme-old", ()), ("acme-new", ())):
         wheel = build_wheel(tmp_path, name, requires=needs)
         index.add(wheel.name, wheel)
+    unreadable = build_wheel(tmp_path, "acme-new", "2.0", requires=["acme-old=>1"])
+    index.add(unreadable.name, unreadable)
     index.project_status["acme-old"] = {"status": "archived", "reason": 'use "acme-new"\u001b[31m & be\nhappy'}
     index.project_status["acme-new"] = {"status": "active"}
     index.project_status["acme-user"] = {"status": "deprecated"}
@@ -38,6 +40,7 @@ def test_statuses_become_warnings(
         'pypi[0] says of acme-old: archived: use "acme-new" [31m & be happy',
         "pypi[0] says of acme-user: deprecated",
     ]
+    assert "acme-new 2.0 was passed over: nobody can read its metadata" in warnings
 
 
 def test_a_quarantined_project_offers_nothing(index: IndexServer, machine: Deployment, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from bundles.errors import BrokenWheel, StorageError
 from jobs.errors import ErrorKind
 from worker.errors import FetchError
 from worker.gateway.record import Availability, Incident, Project, Record
-from worker.judge import bundle_failure, judge
+from worker.judge import bundle_failure, judge, passed_over
 from worker.pip import Outcome
 
 CHARTS = Requirement("acme-charts==2.0")
@@ -151,14 +151,20 @@ def test_a_dependency_that_is_no_package_is_refused_whatever_pip_makes_of_it(
     assert "acme-charts needs `" in found.message
 
 
-def test_metadata_that_cannot_be_read_is_a_broken_wheel() -> None:
-    found = verdict(
-        failed(
-            "WARNING: Ignoring version 2.0 of acme-charts since it has invalid metadata:",
-            "ERROR: No matching distribution found for acme-charts==2.0",
-        )
-    )
+IGNORED = "WARNING: Ignoring version 2.0 of acme-charts since it has invalid metadata:"
+
+
+def test_metadata_that_cannot_be_read_is_a_broken_wheel(tmp_path: Path) -> None:
+    found = verdict(printed(tmp_path, 1, IGNORED))
     assert (found.kind, "acme-charts 2.0" in found.message) == (ErrorKind.BROKEN_WHEEL, True)
+
+
+def test_a_version_that_pip_left_out_for_an_older_one_is_told(tmp_path: Path) -> None:
+    outcome = printed(tmp_path, 0, IGNORED)
+    judge(CHARTS, outcome, NOTHING_SEEN)
+    told = ("acme-charts 2.0 was passed over: nobody can read its metadata",)
+    assert passed_over(outcome, {"acme-charts", "acme-base"}) == told
+    assert passed_over(outcome, {"acme-base"}) == ()
 
 
 def test_what_was_yanked_is_said_to_be_so_with_the_way_to_take_it() -> None:
