@@ -10,6 +10,7 @@ _PIECE_BYTES = 64 * 1024
 _MAX_VALUE_CHARACTERS = 256 * 1024
 """Of what is read as one. What a page tells of a file has some two thousand."""
 _SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"[0-9.eE+-]*")
 _HALVES = (r"\ud", r"\uD")
 
 
@@ -54,7 +55,8 @@ class JsonText:
                 if not self._read_on():
                     raise
             else:
-                if end < len(self._text) or not self._read_on():  # else a number might go on
+                # A number whose text ends here may go on, as "1" does in "1e5".
+                if not _NUMBER.fullmatch(self._text, end) or not self._read_on():
                     break
         if any(self._text.find(half, self._at, end) >= 0 for half in _HALVES):
             _require_text(value)
