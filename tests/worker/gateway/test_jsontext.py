@@ -33,7 +33,7 @@ def read(body: bytes, piece_bytes: int) -> Any:
         return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(document=VALUES, piece_bytes=PIECES, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
 def test_it_is_what_the_standard_library_reads(
     document: object, piece_bytes: int, indent: int | None, *, ascii_only: bool
@@ -42,7 +42,7 @@ def test_it_is_what_the_standard_library_reads(
     assert read(body, piece_bytes) == json.loads(body) == document
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(document=VALUES, piece_bytes=PIECES, cut=st.integers(min_value=1, max_value=200))
 def test_what_has_no_end_is_none(document: object, piece_bytes: int, cut: int) -> None:
     body = json.dumps([document, 0]).encode()[:-cut]
@@ -50,7 +50,7 @@ def test_what_has_no_end_is_none(document: object, piece_bytes: int, cut: int) -
         read(body, piece_bytes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(document=VALUES, after=VALUES, piece_bytes=PIECES)
 def test_what_is_skipped_ends_where_it_does(document: object, after: object, piece_bytes: int) -> None:
     with patch("worker.gateway.jsontext._PIECE_BYTES", piece_bytes):
