@@ -3,7 +3,6 @@
 import hashlib
 import html
 import json
-import math
 import re
 import sys
 import time
@@ -18,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pypi_simple
 from packaging.specifiers import SpecifierSet
-from packaging.tags import Tag, parse_tag
+from packaging.tags import InvalidTag, Tag, TooManyTagsError, parse_tag
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from pydantic import ValidationError
@@ -421,9 +420,11 @@ def _tags_of(filename: str) -> str:
 
 
 def _parsed(triple: str) -> frozenset[Tag]:
-    parts = triple.split("-")
-    combinations = math.prod(part.count(".") + 1 for part in parts)
-    return parse_tag(triple) if len(parts) == 3 and combinations <= _MAX_TAGS else frozenset()  # noqa: PLR2004 - a triple
+    """Return what a triple stands for: nothing when it is none, as ``py36+-none-any``, which real pages have."""
+    try:
+        return parse_tag(triple, limit=_MAX_TAGS)
+    except (InvalidTag, TooManyTagsError):
+        return frozenset()
 
 
 @lru_cache(maxsize=5000)

@@ -94,6 +94,15 @@ def test_files_with_unsound_digests_are_dropped(hashes: dict[str, str], place: s
     assert read_json(entry).files == ()
 
 
+@pytest.mark.parametrize("tags", ["py36+-none-any", "py3.-none-any", "py3--any", "py3.py2" * 100 + "-none-any"])
+def test_a_name_whose_tags_mean_nothing_hides_that_file_alone(tags: str) -> None:
+    """As ``pydantic-0.18-py36+-none-any.whl``, which the public index has."""
+    names = [f"demo-1.0-{tags}.whl", "demo-2.0-py3-none-any.whl"]
+    files: list[dict[str, object]] = [{"filename": each, "url": each, "hashes": {"sha256": SHA256}} for each in names]
+    page = read_json(*files)
+    assert [file["filename"] for file in shown(page.view(Lens(Target())))["files"]] == names[1:]
+
+
 def test_nothing_that_installers_go_by_is_lost_on_the_way() -> None:
     entry = {
         "filename": "demo-1.0-py3-none-any.whl",
