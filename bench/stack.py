@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import StorageSettings
-from tests.support.command import Deployment
+from tests.support.command import Deployment, free_port
 from tests.support.seaweed import seaweed
 from tests.support.valkey import valkey
 
@@ -44,10 +44,12 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
             f"{PREFIX}STORAGE_ACCESSKEY": s3.access_key,
             f"{PREFIX}STORAGE_SECRETKEY": s3.secret_key,
             f"{PREFIX}CONCURRENCY": "1",
-            f"{PREFIX}API_PORT": "0",  # several services on one machine, of which nobody asks anything
+            f"{PREFIX}API_PORT": "0",  # several workers on one machine, of which nobody asks anything
         }
         deployment = Deployment(settings | variables, place)
-        pids["scheduler"] = running.enter_context(deployment.service("scheduler")).process.pid
+        pids["scheduler"] = running.enter_context(
+            deployment.service("scheduler", **{f"{PREFIX}API_PORT": str(free_port())})
+        ).process.pid
         started = [
             running.enter_context(deployment.service("worker", MODERNE_AGENT_NICKNAME=nickname)) for nickname in workers
         ]
