@@ -74,6 +74,13 @@ field '"\n".join(f"{f['"'subject'"']}: {f['"'found'"']}" for f in found["finding
 field 'all(f["verdict"] == "holds" for f in found["findings"] if not f["subject"].startswith(("index", "Redis", "store")))' \
   <"$place/check.json" | grep -qx True || fail "the contract does not hold in the container"
 
+say "the commands of docs/operations.md for the image, as they stand there"
+sed -n '/^## Containers/,/^## /{/^```sh$/,/^```$/{/^```/!p}}' docs/operations.md >"$place/operations.sh"
+cat "$place/operations.sh"
+# There is no Redis and no store beside it, which is what the check has to say.
+bash -eu "$place/operations.sh" </dev/null >"$place/operations.txt" 2>>"$place/cli.log" && fail "check found a Redis"
+grep -q 'moderne.agent.visualization.redis' "$place/operations.txt" || fail "the image's check: $(cat "$place/operations.txt")"
+
 if [[ -z $offline ]]; then
   say "the README's commands, as they stand there"
   sed -n '/^## With containers/,/^## /{/^```sh$/,/^```$/{/^```/!p}}' README.md >"$place/readme.sh"
@@ -110,6 +117,14 @@ field 'found["counts"]["published"] == 40 and any(job["attempt"] > 1 for job in 
   grep -qx True || fail "the batch is not whole"
 cli verify --all >"$place/verify.txt" || fail "verify: $(cat "$place/verify.txt")"
 tail -n 1 "$place/verify.txt"
+
+say "the metrics page after it"
+python3 -c 'import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1]).read().decode())' \
+  "http://127.0.0.1:$VIZFETCH_PORT/actuator/prometheus" >"$place/metrics.txt"
+grep -E '^vizfetch_(jobs|jobs_ended_total|retries_total|lease_losses_total|queue_due_jobs|queue_age_seconds|agents[a-z_]*|redis_up|loop[a-z_]*)[{ ]' \
+  "$place/metrics.txt"
+grep -qE '^vizfetch_jobs_ended_total\{.*state="published".*\} 40(\.0)?$' "$place/metrics.txt" ||
+  fail "the metrics do not have the batch"
 
 say "a bundle from the store, installed without an index"
 install -d -m 777 "$place/out"
