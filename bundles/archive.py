@@ -49,6 +49,8 @@ _IN_ZIP64 = 0xFFFFFFFF
 _OTHER_NAME = 0x7075
 """The extra field that gives a member a second name (APPNOTE 4.6.9), which some readers take for the first."""
 _ENCRYPTED = 0x1
+_UNREADABLE = 0x20 | 0x40
+"""Patched data and strong encryption (APPNOTE 4.4.4), which ``zipfile``, and so pip, does not read."""
 _ALGORITHMS = frozenset({"sha256", "sha384", "sha512"})
 """PEP 427: sha256 or better; md5 and sha1 are not permitted."""
 _SIGNATURES = frozenset({"RECORD.jws", "RECORD.p7s"})
@@ -150,7 +152,7 @@ def _member_issues(member: ZipInfo) -> Iterator[str]:
         yield f"{name!r} is a link or another special file"
     if member.flag_bits & _ENCRYPTED:
         yield f"{name!r} is encrypted"
-    if member.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
+    if member.compress_type not in {ZIP_STORED, ZIP_DEFLATED} or member.flag_bits & _UNREADABLE:
         yield f"{name!r} is compressed in a way that not every installer reads"
 
 

@@ -9,12 +9,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import distribution
-from itertools import islice
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import IO, Self
@@ -32,6 +31,7 @@ _KEPT_LINES = 200
 _MAX_LINE_CHARACTERS = 64 * 1024
 _ASIDE = re.compile(r"\s*(?:Discarding |Processing /|Collecting \S+ ?@ |WARNING: Ignoring version )")
 _KEPT_ASIDES = 20
+"""Of each kind."""
 
 # What pip needs of this process's environment. Everything else stays out: PIP_*, PYTHON* and proxy variables would
 # change what it does, and the rest may hold secrets.
@@ -62,8 +62,17 @@ class Outcome:
     @classmethod
     def of(cls, exit_code: int, log: Path) -> Self:
         """Read what was printed into ``log``."""
-        asides = islice(filter(_ASIDE.match, _printed(log)), _KEPT_ASIDES)
-        return cls(exit_code, tail(log), tuple(asides))
+        return cls(exit_code, tail(log), tuple(_asides(log)))
+
+
+def _asides(log: Path) -> Iterator[str]:
+    kept: Counter[str] = Counter()
+    for line in _printed(log):
+        if found := _ASIDE.match(line):
+            kind = found[0].split()[0]
+            kept[kind] += 1
+            if kept[kind] <= _KEPT_ASIDES:
+                yield line
 
 
 def pin(cache: Path) -> PinnedPip:
@@ -81,7 +90,7 @@ def pin(cache: Path) -> PinnedPip:
             made = fresh / place.name
             made.mkdir(mode=0o700)
             source = Path(str(found.locate_file("pip")))
-            shutil.copytree(source, made / "pip")
+            shutil.copytree(source, made / "pip", copy_function=_copy, ignore=_unreadable)
             compileall.compile_dir(made, quiet=2, invalidation_mode=PycInvalidationMode.TIMESTAMP)
             try:
                 made.rename(place)
@@ -89,6 +98,22 @@ def pin(cache: Path) -> PinnedPip:
                 if not place.is_dir():
                     raise
     return PinnedPip(place, found.version)
+
+
+def _unreadable(folder: str, names: list[str]) -> set[str]:
+    """Return what is compiled and not ours to read, as where root compiled it alone: it is compiled anew."""
+    place = Path(folder)
+    return {name for name in names if name == "__pycache__" and not os.access(place / name, os.R_OK | os.X_OK)}
+
+
+def _copy(source: str, target: str) -> None:
+    try:
+        shutil.copy2(source, target)
+    except OSError:
+        # Compiled files come and go while others import pip, and may be root's alone.
+        if Path(source).parent.name != "__pycache__":
+            raise
+        Path(target).unlink(missing_ok=True)
 
 
 def choose_arguments(target: Target, requirements: Path, report: Path, *, silence_seconds: float) -> list[str]:

@@ -83,10 +83,10 @@ def _server(app: ASGIApp) -> uvicorn.Server:
 def _listener(settings: Settings) -> socket.socket | None:
     """Return the socket to serve on; None when there is to be no API."""
     api = settings.api
-    if api.port and not is_loopback(address_of(api)[1][0]):
-        if api.token is None:
-            raise problem("host", "is not loopback, so an api.token is needed; set it, or set the host to 127.0.0.1")
-        if len(api.token.get_secret_value()) < _SHORTEST_TOKEN:
-            short = f"has less than {_SHORTEST_TOKEN} characters, and others may guess; set a long random one"
-            raise problem("token", short)
+    if api.port and api.token is None and not is_loopback(address_of(api)[1][0]):
+        raise problem("host", "is not loopback, so an api.token is needed; set it, or set the host to 127.0.0.1")
+    # Also on loopback, where what listens to others stands in front.
+    if api.port and api.token is not None and len(api.token.get_secret_value()) < _SHORTEST_TOKEN:
+        short = f"has less than {_SHORTEST_TOKEN} characters, and others may guess; set a long random one"
+        raise problem("token", short)
     return listen(api)

@@ -2,13 +2,74 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from typing import ParamSpec, TypeVar
 
 from bundles.errors import StorageError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Work = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
+class Threads:
+    """A few threads for which the end of the process does not wait, as it would for a ``ThreadPoolExecutor``'s.
+
+    Whoever made it closes it.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._name = name
+        self._threads = threads
+        self._lock = Lock()
+        self._unstarted = threads
+        self._closed = False
+        self._work: SimpleQueue[_Work] = SimpleQueue()
+
+    def submit(self, ask: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Have ``ask`` called when a thread is free; never, once this is closed."""
+        future: Future[_T] = Future()
+        if self._closed:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+        self._work.put(partial(self._answer, future, partial(ask, *args, **kwargs)))
+        with self._lock:
+            starts, self._unstarted = self._unstarted > 0, max(0, self._unstarted - 1)
+        if starts:
+            Thread(target=self._serve, name=self._name, daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Begin nothing more. Waits for nothing."""
+        self._closed = True
+        with suppress(Empty):
+            while True:
+                self._work.get_nowait()()  # which is only given up now
+        for _ in range(self._threads):
+            self._work.put(_nothing)  # wakes one that is idle, and it ends
+
+    def _serve(self) -> None:
+        while not self._closed:
+            self._work.get()()
+
+    def _answer(self, future: "Future[_T]", ask: Callable[[], _T]) -> None:
+        if self._closed:
+            future.cancel()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - whoever asks for the result gets it
+            future.set_exception(error)
 
 
 class Waiting:
@@ -16,7 +77,7 @@ class Waiting:
 
     def __init__(self, threads: int, seconds: float) -> None:
         self._seconds = seconds
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="store")
+        self._threads = Threads(threads, "store")
 
     async def run(self, ask: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return what ``ask`` returns, or raise what it raises.
@@ -24,7 +85,7 @@ class Waiting:
         Raises StorageError when that takes too long, also because all threads wait for others; what was not begun by
         then is not begun any more.
         """
-        answer = asyncio.wrap_future(self._pool.submit(ask, *args, **kwargs))
+        answer = asyncio.wrap_future(self._threads.submit(ask, *args, **kwargs))
         try:
             return await asyncio.wait_for(answer, self._seconds)
         except TimeoutError:
@@ -32,4 +93,4 @@ class Waiting:
 
     def close(self) -> None:
         """Begin nothing more. Waits for nothing."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()

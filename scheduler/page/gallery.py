@@ -6,7 +6,7 @@ A bundle never changes, so each is read once. The newest version of each package
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from jobs.catalog import Catalog
 from jobs.models import CatalogEntry
 from scheduler.api.models import PREFIX
 from scheduler.api.shelf import Shelf
-from scheduler.api.waiting import Waiting
+from scheduler.api.waiting import Threads, Waiting
 
 _READS_AT_ONCE = 8
 _PATIENCE_SECONDS = 3.0
@@ -84,12 +84,12 @@ class Gallery:
         self._broken: dict[Entry, float] = {}
         self._reading: dict[Entry, _Reading] = {}
         self._searching = Waiting(_SEARCHES_AT_ONCE, _ANSWER_WITHIN_SECONDS)
-        self._pool = ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="gallery")
+        self._pool = Threads(_READS_AT_ONCE, "gallery")
 
     def close(self) -> None:
         """Read no further bundles. Waits for none."""
         self._searching.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     async def search(self, text: str = "", package: str = "") -> Found:
         """Return the visualizations that have all the words, those in whose names they are first."""

@@ -235,6 +235,16 @@ def _rewritten(file: Path, old: bytes, new: bytes, *, last: bool = False) -> Pat
     return file
 
 
+@pytest.mark.parametrize("flag", [0x20, 0x40])
+def test_what_zipfile_does_not_read_no_installer_does(tmp_path: Path, flag: int) -> None:
+    file = build_wheel(tmp_path, "a")
+    content = bytearray(file.read_bytes())
+    content[content.find(b"PK\x03\x04") + 6] |= flag
+    content[content.find(b"PK\x01\x02") + 8] |= flag
+    file.write_bytes(content)
+    assert "in a way that not every installer reads" in _issues(file)
+
+
 def test_a_name_that_ends_sooner_for_some_readers(tmp_path: Path) -> None:
     row = {"a/onextwo": None, "a/one": (record_hash(b"1"), "1")}
     file = build_wheel(tmp_path, "a", files={"a/onextwo": b"1"}, record=row)

@@ -86,6 +86,34 @@ def test_of_much_that_was_printed_the_end_is_kept(tmp_path: Path) -> None:
     assert outcome.asides == ()
 
 
+def test_of_each_kind_of_aside_some_are_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("WARNING: Ignoring version 1\n" * 25 + "Collecting foo @ git+https://example\n" + "x\n" * 300)
+    asides = Outcome.of(0, log).asides
+    assert (len(asides), asides[-1]) == (21, "Collecting foo @ git+https://example")
+
+
+def test_compiled_files_that_cannot_be_copied_are_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while another process writes them, or where they are root's alone."""
+    compiled = tmp_path / "installed" / "pip" / "__pycache__"
+    compiled.mkdir(parents=True)
+    (compiled.parent / "__init__.py").touch()
+    name = f"__init__.{sys.implementation.cache_tag}.pyc"
+    (compiled / name).symlink_to(tmp_path / "gone")
+
+    class Installed:
+        version = "1.0"
+
+        def locate_file(self, path: str) -> Path:
+            return tmp_path / "installed" / path
+
+    monkeypatch.setattr("worker.pip.distribution", lambda _: Installed())
+    made = pin(tmp_path / "cache").directory
+    assert (made / "pip" / "__pycache__" / name).is_file()
+
+
 def test_nothing_of_our_environment_reaches_pip(
     tmp_path: Path, pinned: PinnedPip, monkeypatch: pytest.MonkeyPatch
 ) -> None:

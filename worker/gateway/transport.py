@@ -216,7 +216,11 @@ def _connected(connection: HTTPConnection) -> socket.socket:
     failure: OSError = OSError("the host has no address")
     addresses = _resolved(connection, deadline)
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # a family that this machine does not have
+            failure = error
+            continue
         try:
             for option in connection.socket_options or ():
                 sock.setsockopt(*option)
@@ -241,9 +245,9 @@ def _resolved(connection: HTTPConnection, deadline: float) -> list[Any]:
     def look_up(flags: int = 0) -> list[Any]:
         return socket.getaddrinfo(host, connection.port, family, socket.SOCK_STREAM, flags=flags)
 
-    with contextlib.suppress(socket.gaierror):
-        return look_up(socket.AI_NUMERICHOST)  # an address stands for itself
     try:
+        with contextlib.suppress(socket.gaierror):
+            return look_up(socket.AI_NUMERICHOST)  # an address stands for itself
         return later(look_up).result(max(_left(deadline), _LEAST_SECONDS))
     except socket.gaierror as error:
         raise NameResolutionError(connection.host, connection, error) from error

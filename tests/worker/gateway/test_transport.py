@@ -36,6 +36,12 @@ def opened(upstream: Upstream) -> ErrorKind:
     return caught.value.kind
 
 
+def test_a_name_that_can_be_nobodys_is_told_as_one_that_nobody_knows(make_index: MakeIndex) -> None:
+    upstream = Upstream(index_settings(make_index(), url=f"http://{'x' * 70}.example/simple"), retries=QUICK)
+    assert opened(upstream) is ErrorKind.CONNECTION
+    upstream.close()
+
+
 @pytest.mark.parametrize("skip_ssl", [True, False])
 def test_handshakes_do_not_wait_for_each_other_and_end_with_the_index(make_index: MakeIndex, *, skip_ssl: bool) -> None:
     """An index behind something that takes connections and says nothing."""
