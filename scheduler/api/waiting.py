@@ -37,23 +37,26 @@ class Threads:
     def submit(self, ask: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Have ``ask`` called when a thread is free; never, once this is closed."""
         future: Future[_T] = Future()
-        if self._closed:
-            future.cancel()
-            future.set_running_or_notify_cancel()
-            return future
-        self._work.put(partial(self._answer, future, partial(ask, *args, **kwargs)))
-        with self._lock:
-            starts, self._unstarted = self._unstarted > 0, max(0, self._unstarted - 1)
-        if starts:
+        work = partial(self._answer, future, partial(ask, *args, **kwargs))
+        with self._lock:  # so that nothing is put behind what is given up at the end
+            closed = self._closed
+            if not closed:
+                self._work.put(work)
+            starts = not closed and self._unstarted > 0
+            self._unstarted -= starts
+        if closed:
+            work()  # which is only given up now
+        elif starts:
             Thread(target=self._serve, name=self._name, daemon=True).start()
         return future
 
     def close(self) -> None:
         """Begin nothing more. Waits for nothing."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         with suppress(Empty):
             while True:
-                self._work.get_nowait()()  # which is only given up now
+                self._work.get_nowait()()
         for _ in range(self._threads):
             self._work.put(_nothing)  # wakes one that is idle, and it ends
 

@@ -224,7 +224,7 @@ def test_an_archive_with_a_comment_or_in_zip64_is_as_good(tmp_path: Path) -> Non
         for name, data in contents.items():
             with archive.open(name, "w", force_zip64=True) as member:
                 member.write(data)
-    check_wheel(file, _origin(file), TARGET)
+    assert check_wheel(file, _origin(file), TARGET).file == file
 
 
 def _rewritten(file: Path, old: bytes, new: bytes, *, last: bool = False) -> Path:
@@ -295,13 +295,13 @@ def test_a_list_of_files_that_would_fill_the_memory_is_not_read(
 def test_files_beside_the_package_are_as_good(tmp_path: Path) -> None:
     paths = ["purelib/x.py", "platlib/y.py", "headers/a.h", "scripts/a", "data/share/a/python3", "data/etc/a"]
     file = build_wheel(tmp_path, "a", files={f"a-1.0.data/{path}": path.encode() for path in paths})
-    check_wheel(file, _origin(file), TARGET)
+    assert check_wheel(file, _origin(file), TARGET).file == file
 
 
 def test_names_of_other_entry_points_are_not_files(tmp_path: Path) -> None:
     points = b"[console_scripts]\na = a:main\n# x/y\n[mime.types]\napplication/x-a = a:kind\n"
     file = build_wheel(tmp_path, "a", files={"a-1.0.dist-info/entry_points.txt": points})
-    check_wheel(file, _origin(file), TARGET)
+    assert check_wheel(file, _origin(file), TARGET).file == file
 
 
 def test_messages_are_short_and_safe_to_print(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ docker image inspect "$image" --format '{{.RepoTags}} {{.Size}} bytes, user {{.C
 
 say "nothing in the image that does not belong there"
 docker run --rm --user 0 --entrypoint sh "$image" -c '
-  ls -d /build /root/.cache /var/lib/apt/lists/*_* 2>/dev/null
+  ls -d /build ~root/.cache /var/lib/apt/lists/*_* 2>/dev/null
   find /run/secrets /var/cache/vizfetch /var/tmp/vizfetch -type f
   find / -xdev -name .git -o -xdev -name "*.env" ! -path "*/site-packages/config/vizfetch.env"
   python -c "import setuptools; print(setuptools.__file__)" 2>/dev/null

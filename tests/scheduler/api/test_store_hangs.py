@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from bundles.layout import bundle_folder
 from bundles.publish import publish
 from bundles.store import Patience, open_store
-from config.settings import RedisSettings, Settings, StorageSettings, Target
+from config.settings import RedisSettings, Settings, StorageSettings
 from jobs.actuator import Actuator, Components, up
 from jobs.catalog import Catalog
 from jobs.models import CatalogEntry
@@ -31,6 +31,7 @@ from scheduler.api.resources import resources_of
 from scheduler.page import gallery
 from tests.bundles.factory import bundled
 from tests.scheduler.api.service import answering, problem
+from tests.scheduler.entries import catalog_entry
 from tests.support.wheels import build_wheel
 
 NOWHERE = f"/api/v1/bundles/acme/1.0/{'0' * 32}"
@@ -75,17 +76,7 @@ def silent() -> Iterator[int]:
 
 @pytest.fixture
 def entry(redis: Redis) -> CatalogEntry:
-    made = CatalogEntry(
-        id="0" * 32,
-        name="acme",
-        version="1.0",
-        target=Target(),
-        uri="s3://bucket/bundles/acme",
-        wheels=1,
-        size_bytes=1,
-        visualizations=1,
-        created_at=datetime.now(UTC),
-    )
+    made = catalog_entry()
     Catalog(redis).replace(frozenset(), [made])
     return made
 

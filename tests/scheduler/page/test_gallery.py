@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from datetime import UTC, datetime
 from typing import cast
 
 import pytest
@@ -8,26 +7,16 @@ import pytest
 from bundles.catalog import Entry
 from bundles.errors import NotPublished
 from bundles.models import Bundle
-from config.settings import Target
 from jobs.catalog import Catalog
 from jobs.models import CatalogEntry
 from scheduler.api.shelf import Shelf
 from scheduler.page import gallery
+from tests.scheduler.entries import catalog_entry
 
 
 class Published:
     def entries(self) -> list[CatalogEntry]:
-        made = CatalogEntry(
-            id="0",
-            name="acme",
-            version="1.0",
-            target=Target(),
-            uri="file:///acme",
-            wheels=1,
-            size_bytes=1,
-            visualizations=1,
-            created_at=datetime.now(UTC),
-        )
+        made = catalog_entry()
         return [made.model_copy(update={"name": f"acme-{number:02}"}) for number in range(20)]
 
 
