@@ -255,13 +255,39 @@ def _json_files(project: str, url: str, text: JsonText) -> Iterator[IndexFile]:
 
 
 def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPackage:  # noqa: ANN401 - any JSON
-    """Validate what a page says of a file, but for what nobody here asks for, and which costs most."""
+    """Validate what a page says of a file, but for what nobody here asks for, and which costs most.
+
+    Without what may be missing where that alone is wrong, as pip takes it. Raises ValueError that names the file.
+    """
     base: str | None = url
     if isinstance(entry, dict):
         entry.pop("provenance", None)
         address = entry.get("url")
         base = None if isinstance(address, str) and address.startswith(_ABSOLUTE) else url
-    return pypi_simple.DistributionPackage.from_json_data(entry, project, base)
+    try:
+        return pypi_simple.DistributionPackage.from_json_data(entry, project, base)
+    except ValidationError as error:
+        wrong = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
+        if wrong and all(_dispensable(entry, name) for name in wrong):
+            rest = {name: value for name, value in entry.items() if name not in wrong}
+            return pypi_simple.DistributionPackage.from_json_data(rest, project, base)
+        raise ValueError(f"{_named(entry)}: {_problem(error)}") from error
+
+
+def _dispensable(entry: Any, name: str) -> bool:  # noqa: ANN401 - any JSON
+    """Tell whether a file is the same without a value: a time that is none, or "yanked" without yes, no or reason."""
+    return name == "upload-time" or (name == "yanked" and entry[name] is None)
+
+
+def _named(entry: Any) -> str:  # noqa: ANN401 - any JSON
+    filename = entry.get("filename") if isinstance(entry, dict) else None
+    return _line(filename, 100) if isinstance(filename, str) and filename else "a file without a name"
+
+
+def _problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def _json_status(value: object) -> Status | None:

@@ -103,6 +103,28 @@ def test_a_name_whose_tags_mean_nothing_hides_that_file_alone(tags: str) -> None
     assert [file["filename"] for file in shown(page.view(Lens(Target())))["files"]] == names[1:]
 
 
+@pytest.mark.parametrize("spoilt", [{"yanked": None}, {"upload-time": "soon"}, {"yanked": None, "upload-time": ""}])
+def test_what_may_be_missing_may_be_wrong(spoilt: dict[str, object]) -> None:
+    """As pip takes it: no reason to yank is not yanked, and a time that is none is not known."""
+    [file] = read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, **spoilt}).files
+    assert (file.yanked, file.uploaded) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ({"yanked": 1}, r"demo-1\.0-py3-none-any\.whl: yanked\."),
+        ({"yanked": 1, "upload-time": "soon"}, r"demo-1\.0-py3-none-any\.whl: yanked\."),
+        ({"hashes": ["sha256"]}, r"demo-1\.0-py3-none-any\.whl: hashes: "),
+        ({"filename": None}, "a file without a name: filename: "),
+        ({"filename": "evil\x1b[31m\nname", "size": "much"}, r"evil \[31m name: size: "),
+    ],
+)
+def test_what_is_wrong_is_told_of_the_file(spoilt: dict[str, object], told: str) -> None:
+    with pytest.raises(NotSimple, match=f"^its JSON is not a simple page: {told}"):
+        read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, **spoilt})
+
+
 def test_nothing_that_installers_go_by_is_lost_on_the_way() -> None:
     entry = {
         "filename": "demo-1.0-py3-none-any.whl",
