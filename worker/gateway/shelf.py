@@ -228,13 +228,19 @@ def _take(answer: Answer, body: IO[bytes]) -> str:
     body.truncate()
     for chunk in answer.chunks():
         digest.update(chunk)
-        try:
-            body.write(chunk)
-        except OSError as error:
-            raise disk_error(error, answer.url) from error
+        _write(body, chunk, answer.url)
         if body.tell() > MAX_PAGE_BYTES:
             raise _not_simple(answer, _too_large())
     return digest.hexdigest()
+
+
+def _write(body: IO[bytes], chunk: bytes, url: str) -> None:
+    """Write a piece of a page to the end, so that a full disk is noticed here and not where the page is read."""
+    try:
+        body.write(chunk)
+        body.flush()
+    except OSError as error:
+        raise disk_error(error, url) from error
 
 
 def _too_large() -> NotSimple:

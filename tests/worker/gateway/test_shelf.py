@@ -1,5 +1,7 @@
 """Pages: used while fresh, then asked about; shared by processes, apart for each asker; whole or not at all."""
 
+import errno
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from config.settings import CacheSettings, Target
+from jobs.errors import ErrorKind
 from tests.support.index_server import JSON_TYPE, Bearer, Body, IndexServer, Slow, Status
 from tests.worker.gateway.conftest import (
     PURE,
@@ -292,3 +295,22 @@ def test_the_bound_holds_for_processes_together(
             page(session)
             assert download(session, name).status_code == 200
     assert sum(path.stat().st_size for path in (tmp_path / "cache" / "files").glob("*/*")) <= 400_000
+
+
+def test_a_disk_that_is_full_at_the_end_of_a_page_is_told(
+    index: IndexServer, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file object still holds goes to the disk only when it is flushed."""
+
+    class Full(io.BytesIO):
+        def __init__(self, *_: object, **__: object) -> None:
+            super().__init__()
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("worker.gateway.pagefiles.SpooledTemporaryFile", Full)
+    with make_gateway(index_settings(index)).session() as session:
+        assert not page(session).ok
+        [incident] = session.record().incidents
+    assert incident.kind is ErrorKind.DISK_FULL
