@@ -45,7 +45,8 @@ class Goal:
     part: str
     name: str
     value: float
-    bound: float
+    bound: float | None
+    """None for a ratio that is only compared with the kept one."""
     at_least: bool = True
     """Else at most."""
     ratio: bool = True
@@ -54,6 +55,8 @@ class Goal:
     @property
     def reached(self) -> bool:
         """Whether it is as it should be."""
+        if self.bound is None:
+            return True
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def shown(self) -> dict[str, Any]:
@@ -84,12 +87,14 @@ def table(results: Results) -> str:
         f"{figure.name:50} {figure.median:9.3f} {min(figure.values):9.3f} {max(figure.values):9.3f}  {figure.unit}"
         for figure in results.figures
     ]
-    for goal in results.goals:
-        word = "at least" if goal.at_least else "at most"
-        lines.append(
-            f"{'reached' if goal.reached else 'MISSED':8} {goal.name}: {goal.value:.2f} ({word} {goal.bound:g})"
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *map(_line, results.goals)])
+
+
+def _line(goal: Goal) -> str:
+    if goal.bound is None:
+        return f"{'ratio':8} {goal.name}: {goal.value:.2f}"
+    word = "at least" if goal.at_least else "at most"
+    return f"{'reached' if goal.reached else 'MISSED':8} {goal.name}: {goal.value:.2f} ({word} {goal.bound:g})"
 
 
 def write(path: Path, document: dict[str, Any]) -> None:
