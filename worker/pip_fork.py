@@ -40,6 +40,12 @@ _SOON_NEEDED = (
     "netrc",
 )
 """What a download would import. One that another pip lacks does not matter: its jobs import what they need."""
+_SOON_ASKED = (
+    ("pip._internal.network.session", "user_agent"),
+    ("pip._internal.cli.index_command", "_create_truststore_ssl_context"),
+)
+"""What pip works out once in a process and remembers: it asks the system who it is, which starts other programs, and
+reads the authorities, which nobody needs who asks the gateway. Forks have the answers."""
 
 
 def main() -> None:
@@ -50,6 +56,9 @@ def main() -> None:
     for name in _SOON_NEEDED:
         with suppress(ImportError):
             importlib.import_module(name)
+    for name, function in _SOON_ASKED:
+        with suppress(Exception):
+            getattr(importlib.import_module(name), function)()
     # https://docs.python.org/3/library/gc.html#gc.freeze: what is there stays shared by all forks.
     gc.collect()
     gc.freeze()

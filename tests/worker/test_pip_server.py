@@ -98,6 +98,24 @@ def test_one_process_serves_one_download_after_the_other(tmp_path: Path, pinned:
     assert len(pids) == 1
 
 
+def test_what_pip_asks_the_system_is_asked_once(
+    tmp_path: Path, pinned: PinnedPip, server: PipServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip names the distribution to each index, for which it starts another program."""
+    asked_file, program = tmp_path / "asked", tmp_path / "bin" / "lsb_release"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho asked >> {asked_file}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    with IndexServer() as index:
+        wheel = build_wheel(tmp_path, "acme")
+        index.add(wheel.name, wheel)
+        for _ in range(3):
+            with task_directory(tmp_path, pinned) as task:
+                assert server.run(task.python, asked(task, index.url, "acme"), **options(task)).exit_code == 0
+    assert asked_file.read_text() == "asked\n"
+
+
 def test_exit_codes_and_errors_are_pip_s_own(tmp_path: Path, pinned: PinnedPip, server: PipServer) -> None:
     for wrong in (["no-such-command"], ["download", "--no-such-option"], ["download", "--requirement", "/nowhere"]):
         with task_directory(tmp_path, pinned) as task:
