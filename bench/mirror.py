@@ -13,6 +13,7 @@ own, so that its work is not counted with anybody's.
 import argparse
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,7 @@ _FILE_HEADERS = {
     "Accept-Ranges": "bytes",
 }
 _TIMEOUT_SECONDS = 120
+_RELATIVE = re.compile(rb'("url": ?")/files/')
 
 
 class Absent(Exception):
@@ -136,15 +138,23 @@ class Server(ThreadingHTTPServer):
         self.counts: Counter[str] = Counter()
         self.counting = threading.Lock()
 
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
     def count(self, **amounts: int) -> None:
         """Add to the counters."""
         with self.counting:
             self.counts.update(amounts)
 
     def page(self, path: Path) -> tuple[bytes, bytes]:
-        """Return a page plain and compressed, which a public index also does once for all clients."""
+        """Return a page plain and compressed, which a public index also does once for all clients.
+
+        With whole addresses, as a public index has them.
+        """
         if path not in self.pages:
-            body = path.read_bytes()
+            body = _RELATIVE.sub(rb"\1" + self.address.encode() + b"/files/", path.read_bytes())
             self.pages[path] = body, gzip.compress(body)
         return self.pages[path]
 
@@ -272,7 +282,7 @@ def main() -> None:
     options.directory.mkdir(parents=True, exist_ok=True)
     with Server(Shelf(options.directory, record=options.record), options.delay) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
+        print(server.address, flush=True)
         sys.stdin.read()
         server.shutdown()
 
