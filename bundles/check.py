@@ -1,11 +1,12 @@
 """Whether one file is a sound wheel, the one that its index promised, and good for the target."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 from zipfile import ZipFile
 
 from packaging.metadata import RawMetadata, parse_email
@@ -40,6 +41,8 @@ _MAX_HEADERS = 2**20
 _MAX_VALUE = 4000
 """Of one requirement or version. Python reads numbers of at most 4300 digits."""
 _SHOWN_TAGS = 10
+_TICK_NS = 1_000_000_000
+"""Longer than any clock of a file system stands still."""
 _DECISIVE = {
     "name": "Name",
     "version": "Version",
@@ -75,14 +78,15 @@ class CheckedWheel:
 def check_wheel(file: Path, origin: Origin | None, target: Target, proofs: Proofs | None = None) -> CheckedWheel:
     """Check one file, whole. ``origin`` is what its index said, None when no index is known to have served it.
 
-    Content that ``proofs`` knows is not read to its end again; its hash is computed all the same.
+    Content that ``proofs`` knows is not read to its end again, and a file that this process has hashed is not hashed
+    again: as a link to a cached file it is met in one bundle after the other.
 
     Raises HashMismatch, BrokenWheel (with every issue) or WrongTarget, whichever comes first in that order:
     bytes that nobody promised are not looked at, and a broken wheel's tags say nothing.
     """
     if origin is None:
         raise BrokenWheel(file.name, ["no index is known to have served this file"])
-    sha256 = file_digest(file)
+    sha256 = _digest(file)
     if origin.sha256 is not None and origin.sha256 != sha256:
         raise HashMismatch(file.name, origin.sha256, sha256)
     content = Content(file.name, sha256, file, proofs or Proofs())
@@ -114,6 +118,38 @@ def _check_target(content: "Content", metadata: Metadata, tags: frozenset[Tag], 
     # Pre-releases of Python count: the running interpreter may be one, and pip accepts it too.
     if not metadata.requires_python.contains(full_version(target), prereleases=True):
         raise WrongTarget(filename, f"it requires Python {metadata.requires_python}, the target has {target.python}")
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What changes when somebody writes to a file or puts another in its place; its names do not count."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    written_ns: int
+    file: Path = field(compare=False)
+
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        """Return that of a file as it is now."""
+        status = file.stat()
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, file)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the next write will show: two within a tick of the clock have the same time."""
+        return time.time_ns() - self.written_ns > _TICK_NS
+
+
+def _digest(file: Path) -> str:
+    identity = _Identity.of(file)
+    return _remembered_digest(identity) if identity.is_settled else file_digest(file)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_digest(identity: _Identity) -> str:
+    return file_digest(identity.file)
 
 
 @dataclass(frozen=True)

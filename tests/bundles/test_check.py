@@ -1,6 +1,7 @@
 import os
 import random
 import struct
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -62,6 +63,56 @@ def test_other_bytes_than_promised(tmp_path: Path) -> None:
         check_wheel(file, _origin(file, sha256="0" * 64), TARGET)
     assert caught.value.expected == "0" * 64
     assert caught.value.actual == sha256(file)
+
+
+HOUR_NS = 3600 * 10**9
+
+
+def _settled(file: Path) -> Path:
+    """Let a file be written an hour ago."""
+    os.utime(file, ns=(time.time_ns() - HOUR_NS, time.time_ns() - HOUR_NS))
+    return file
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are hashed, by their names."""
+    names: list[str] = []
+
+    def digest(file: Path) -> str:
+        names.append(file.parent.name)
+        return sha256(file)
+
+    monkeypatch.setattr("bundles.check.file_digest", digest)
+    return names
+
+
+def test_a_file_is_hashed_once_however_many_names_it_has(tmp_path: Path, hashed: list[str]) -> None:
+    file = _settled(build_wheel(tmp_path, "a"))
+    for number in range(3):
+        other = tmp_path / str(number) / file.name
+        other.parent.mkdir()
+        other.hardlink_to(file)
+        assert check_wheel(other, _origin(file), TARGET).wheel.sha256 == sha256(file)
+    assert hashed == ["0"]
+
+
+def test_a_file_that_was_written_to_is_hashed_again(tmp_path: Path) -> None:
+    file, promised = _settled(build_wheel(tmp_path, "a")), _origin(tmp_path / "a-1.0-py3-none-any.whl")
+    check_wheel(file, promised, TARGET)
+    with file.open("r+b") as stream:
+        stream.write(b"x")
+    os.utime(file, ns=(time.time_ns(), time.time_ns() - HOUR_NS // 2))
+    with pytest.raises(HashMismatch):
+        check_wheel(file, promised, TARGET)
+
+
+def test_what_was_just_written_is_hashed_each_time(tmp_path: Path, hashed: list[str]) -> None:
+    """Two writes within a tick of the file system's clock leave the same time."""
+    file = build_wheel(tmp_path, "a")
+    for _ in range(2):
+        check_wheel(file, _origin(file), TARGET)
+    assert len(hashed) == 2
 
 
 @pytest.mark.parametrize(
