@@ -1,9 +1,9 @@
 """Which archives were read to their end and found to be what their RECORD says, for all processes that share a folder.
 
 Reading them is the longest part of checking a bundle, most wheels are in many bundles, and an agent's processes meet
-the same ones at the same moment. What is remembered is bound to the content by its sha256, which is computed anew each
-time, and to this very code that checked it. Only good news are kept; losing them costs nothing but work. The folder
-must be writable by the agent's user alone.
+the same ones at the same moment. What is remembered is bound to the content by its sha256, and to this very code that
+checked it. Only good news are kept; losing them costs nothing but work. The folder must be writable by the agent's user
+alone.
 """
 
 import fcntl
