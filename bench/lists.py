@@ -19,6 +19,8 @@ PACKAGE = "moderne-visualizations-misc"
 VERSIONS = ("2.2.0", "2.1.0", "2.0.0", "1.9.0", "1.8.3", "1.7.0", "1.6.0", "1.5.2", "1.4.0", "1.3.0", "1.2.2")
 LIST = tuple(f"{PACKAGE}=={version}" for version in VERSIONS)
 OURS = "vizfetch"
+FOLDER = "vizfetch, folder"
+"""With a folder as the store, which is where the peers leave what they fetched."""
 MIB = 2**20
 _SUBMIT = ("submit", *LIST, "--wait", "--json")
 _STORES = frozenset({"valkey", "seaweed"})
@@ -46,7 +48,11 @@ class Runs:
         """Return figures of all ways, and by how much vizfetch is better than each."""
         figures = [figure for name in self.spent for figure in self._figures(part, name)]
         goals = [
-            goal for name, bound in bounds.items() if name in self.spent for goal in self._goals(part, name, bound)
+            goal
+            for ours in (OURS, FOLDER)
+            for name, bound in bounds.items()
+            if {ours, name} <= self.spent.keys()
+            for goal in self._goals(part, ours, name, bound)
         ]
         return Results(figures, goals)
 
@@ -61,14 +67,15 @@ class Runs:
             values = [each.services[service] for each in spent]
             yield Figure(part, f"{name}: CPU of {service}, part of it", "s", values, told)
 
-    def _goals(self, part: str, peer: str, bound: float) -> Iterator[Goal]:
+    def _goals(self, part: str, ours: str, peer: str, bound: float) -> Iterator[Goal]:
         """Compare round by round, for each package that was fetched."""
-        share = self.fetched[OURS] / self.fetched[peer]
-        pairs = list(zip(self.spent[peer], self.spent[OURS], strict=True))
+        share = self.fetched[ours] / self.fetched[peer]
+        pairs = list(zip(self.spent[peer], self.spent[ours], strict=True))
         cpu = statistics.median(their.cpu_seconds / our.cpu_seconds for their, our in pairs)
         wall = statistics.median(their.wall_seconds / our.wall_seconds for their, our in pairs)
-        yield Goal(part, f"{part}: CPU of {peer} to ours, for each package", share * cpu, bound)
-        yield Goal(part, f"{part}: wall time of {peer} to ours, for each package", share * wall, bound)
+        told = "ours" if ours == OURS else "ours with a folder as the store"
+        yield Goal(part, f"{part}: CPU of {peer} to {told}, for each package", share * cpu, bound)
+        yield Goal(part, f"{part}: wall time of {peer} to {told}, for each package", share * wall, bound)
 
 
 def cold(options: Options) -> Results:
@@ -80,12 +87,16 @@ def cold(options: Options) -> Results:
                 place = Path(name)
                 for peer in _peers(options):
                     _run_peer(runs, peer, index, place / peer.name, place / f"home-{peer.name}")
-                (place / "ours").mkdir()
-                with installation(place / "ours", index) as running:
-                    document = run_ours(runs, running, index, _SUBMIT)
-                sums.append(_sums(document))
+                sums.append(_sums(_cold(place / "ours", runs, index, OURS)))
+                _cold(place / "folder", runs, index, FOLDER, store=f"file://{place / 'store'}")
     results = runs.results("cold", {"plain": 5, "strong": 1.5})
     return Results([*results.figures, *_byte_figures(sums)], [*results.goals, *_byte_goals(runs, sums)])
+
+
+def _cold(place: Path, runs: Runs, index: Mirror, name: str, *, store: str | None = None) -> Any:  # noqa: ANN401 - a JSON document
+    place.mkdir()
+    with installation(place, index, store=store) as running:
+        return run_ours(runs, running, index, _SUBMIT, name)
 
 
 def warm(options: Options) -> Results:
@@ -130,8 +141,11 @@ def _make_mirror(directory: Path) -> None:
 
 
 @contextmanager
-def installation(place: Path, index: Mirror, *, concurrency: int = 2, **variables: str) -> Iterator[Stack]:
-    """Run services whose only index is the mirror: one agent, with two jobs at a time."""
+def installation(place: Path, index: Mirror, *, concurrency: int = 2, store: str | None = None) -> Iterator[Stack]:
+    """Run services whose only index is the mirror: one agent, with two jobs at a time.
+
+    ``store`` is the address of another one than the S3 server.
+    """
     settings = {
         "MODERNE_AGENT_PYPI_0_URL": index.url,
         # A mirror of packages made for one part has none of those that the look at the start asks for.
@@ -140,21 +154,23 @@ def installation(place: Path, index: Mirror, *, concurrency: int = 2, **variable
         f"{PREFIX}CONCURRENCY": str(concurrency),
         f"{PREFIX}MINFREESPACE": "1MiB",
     }
-    with stack(place, ["one"], **settings | variables) as running:
+    if store is not None:
+        settings[f"{PREFIX}STORAGE_URI"] = store
+    with stack(place, ["one"], **settings) as running:
         yield running
 
 
-def run_ours(runs: Runs, running: Stack, index: Mirror, command: Sequence[str]) -> Any:  # noqa: ANN401 - a JSON document
+def run_ours(runs: Runs, running: Stack, index: Mirror, command: Sequence[str], name: str = OURS) -> Any:  # noqa: ANN401 - a JSON document
     """Submit the list and wait until all is published; return what was printed."""
     before = index.counts()
-    services = {name: pid for name, pid in running.pids.items() if name not in _STORES}
-    with spending(services, ignored=[index.pid, *(running.pids[name] for name in _STORES)]) as spent:
+    services = {each: pid for each, pid in running.pids.items() if each not in _STORES}
+    with spending(services, ignored=[index.pid, *(running.pids[each] for each in _STORES)]) as spent:
         done = running.deployment.run(*command, seconds=900)
     if done.exit_code != 0:
         raise RuntimeError(f"vizfetch failed:\n{done.output}\n{done.errors}")
     got = index.counts() - before
     told = f"vizfetch submit LIST {' '.join(word for word in command if word.startswith('--'))}"
-    runs.add(OURS, told, spent, got["fileBytes"], len(done.document["jobs"]))
+    runs.add(name, told, spent, got["fileBytes"], len(done.document["jobs"]))
     return done.document
 
 

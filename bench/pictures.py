@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_WIDTH, _LEFT, _BAR, _GAP, _TOP = 720, 110, 22, 8, 56
-_COLOURS = {"plain": "#9aa0a6", "strong": "#5b8def", "vizfetch": "#1e8e3e"}
+_WIDTH, _LEFT, _BAR, _GAP, _TOP = 720, 130, 22, 8, 56
+_COLOURS = {"plain": "#9aa0a6", "strong": "#5b8def", "vizfetch": "#1e8e3e", "vizfetch, folder": "#81c995"}
 _TITLES = {"cold": "The list of 11 packages, nothing cached", "warm": "The same list again, caches full"}
 _SHOWN = {"CPU of all processes": "CPU seconds of all processes", "wall time": "seconds until all was there"}
 
