@@ -79,6 +79,8 @@ class _Child:
         self._meter = meter_for(settings.redis, settings.nickname)
         store, audit = open_store(settings.storage), audit_of(settings)
         self._agent = Agent(settings, store, GatewayClient(gateway), pip, self._meter, audit)
+        if settings.sdists == "never":  # else pip runs in an interpreter of its own
+            self._agent.pip_server.start()
         # A line that hangs must be given up while there is still time to renew over another.
         patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
         memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)

@@ -63,7 +63,7 @@ class Agent:
 
     @cached_property
     def pip_server(self) -> PipServer:
-        """What runs downloads; its process starts with the first one."""
+        """What runs downloads; its process starts with the first one at the latest."""
         return PipServer(self.pip)
 
     @cached_property

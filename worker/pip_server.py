@@ -36,7 +36,7 @@ class _Lost(Exception):
 
 
 class PipServer:
-    """Starts the process with the first download, and again when it is gone.
+    """Starts the process with the first download, or before it when it is told to, and again when it is gone.
 
     For one thread, in one process: the kernel ends pip and the server when that thread ends, also by a kill. A context
     manager; leaving it ends the server.
@@ -60,6 +60,14 @@ class PipServer:
     def pid(self) -> int | None:
         """The server's process id; None when there is none."""
         return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Have pip imported meanwhile, so that the first download need not wait for it. Harmless to repeat.
+
+        Where the machine refuses, the first download tries again and tells.
+        """
+        with suppress(OSError):
+            self._running()
 
     def run(
         self,

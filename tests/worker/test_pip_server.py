@@ -98,6 +98,17 @@ def test_one_process_serves_one_download_after_the_other(tmp_path: Path, pinned:
     assert len(pids) == 1
 
 
+def test_it_may_be_started_before_the_first_download(tmp_path: Path, pinned: PinnedPip, server: PipServer) -> None:
+    assert server.pid is None
+    server.start()
+    server.start()
+    started = server.pid
+    assert started is not None
+    with task_directory(tmp_path, pinned) as task:
+        assert server.run(task.python, ["--version"], **options(task)).exit_code == 0
+    assert server.pid == started
+
+
 def test_what_pip_asks_the_system_is_asked_once(
     tmp_path: Path, pinned: PinnedPip, server: PipServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
