@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.command import children
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_SAMPLE_SECONDS = 0.25
+_SAMPLE_SECONDS = 1.0
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Spent:
 def spending(services: Mapping[str, int] | None = None, *, ignored: Iterable[int] = ()) -> Iterator[Spent]:
     """Measure the block: the commands it runs to their end, and ``services``, which run all the time, by their pid.
 
-    Commands are counted with all that they started and waited for. Memory is looked at four times a second, of all
+    Commands are counted with all that they started and waited for. Memory is looked at once a second, since looking takes time of its own, of all
     this process's descendants but those of ``ignored``.
     """
     spent, pids = Spent(), dict(services or {})

@@ -26,7 +26,10 @@ class Stack:
 
 @contextmanager
 def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Stack]:
-    """Run it in ``place`` with a worker for each nickname, and ``variables`` for all of it, until the block is left."""
+    """Run it in ``place`` with a worker for each nickname, and ``variables`` for all of it, until the block is left.
+
+    Bundles go to the S3 server unless ``variables`` name another store.
+    """
     (place / "seaweed").mkdir()
     with ExitStack() as running:
         before = direct_children()
@@ -38,14 +41,17 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
         settings = {
             f"{PREFIX}REDIS_URL": redis.url.get_secret_value(),
             f"{PREFIX}CACHE_DIRECTORY": str(place / "cache"),
-            f"{PREFIX}STORAGE_URI": storage.uri,
-            f"{PREFIX}STORAGE_ENDPOINTURL": s3.endpoint_url,
-            f"{PREFIX}STORAGE_REGION": "us-east-1",
-            f"{PREFIX}STORAGE_ACCESSKEY": s3.access_key,
-            f"{PREFIX}STORAGE_SECRETKEY": s3.secret_key,
             f"{PREFIX}CONCURRENCY": "1",
             f"{PREFIX}API_PORT": "0",  # several workers on one machine, of which nobody asks anything
         }
+        if f"{PREFIX}STORAGE_URI" not in variables:
+            settings |= {
+                f"{PREFIX}STORAGE_URI": storage.uri,
+                f"{PREFIX}STORAGE_ENDPOINTURL": s3.endpoint_url,
+                f"{PREFIX}STORAGE_REGION": "us-east-1",
+                f"{PREFIX}STORAGE_ACCESSKEY": s3.access_key,
+                f"{PREFIX}STORAGE_SECRETKEY": s3.secret_key,
+            }
         deployment = Deployment(settings | variables, place)
         pids["scheduler"] = running.enter_context(
             deployment.service("scheduler", **{f"{PREFIX}API_PORT": str(free_port())})
