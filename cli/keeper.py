@@ -169,7 +169,7 @@ def _work(settings: Settings, environment: Mapping[str, str], log: Path) -> None
         stream.flush()
         os.dup2(output, stream.fileno())
     try:
-        from worker.app import run
+        from worker.start import run
 
         sys.exit(run(settings, environment))
     except Exception as error:  # noqa: BLE001 - the command shows what this says, see _stopped

@@ -17,7 +17,7 @@ def worker(
     drain: Annotated[bool, typer.Option(help="On SIGTERM finish running jobs instead of giving them back.")] = False,
 ) -> None:
     """Run an agent: takes jobs from the queue until it gets SIGTERM."""
-    from worker.app import run
+    from worker.start import run
 
     # Until Celery takes over: whoever is told to stop while it starts has nothing to give back.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -21,7 +21,6 @@ from config.settings import Settings
 from config.tracing import Tracing, instrument_celery, prepare, tracing_of, tracing_settings
 from jobs.actuator import ActuatorServer
 from jobs.connection import ANSWER_TIMEOUT_SECONDS, connect
-from jobs.listening import listening
 from jobs.memory import Memory
 from jobs.metrics import meter_for
 from jobs.models import FetchMessage
@@ -30,12 +29,10 @@ from jobs.store import StatusStore
 from worker.announcement import Announcement
 from worker.attempt import Lines, run_attempt
 from worker.connectivity import require_services
-from worker.directories import sweep
-from worker.environment import check_environment
+from worker.directories import sweep_tasks
 from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
-from worker.gateway.startup import Rules, ca_bundle
 from worker.health import AgentHealth, ConsumerWatch
 from worker.memory import Recollections
 from worker.pip import PinnedPip, pin
@@ -100,47 +97,26 @@ class _Child:
         self._traces.close()
 
 
-def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = False) -> int:
-    """Work until SIGTERM or SIGINT and return the exit code. ``environment`` is this process's own.
+def serve(
+    settings: Settings,
+    environment: Mapping[str, str],
+    gateway: GatewayProcess,
+    listener: socket.socket | None,
+    *,
+    drain: bool,
+) -> int:
+    """Work until SIGTERM or SIGINT and return the exit code; part of ``worker.start.run``.
 
-    On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
-
-    Raises ``UnfitEnvironment`` and ``SettingsError`` (nothing can listen on ``api.port``) before anything is connected
-    to, and ``UnfitServices`` when an index, Redis or the store cannot be used.
+    ``gateway`` may still be starting. Raises ``UnfitServices`` when an index, Redis or the store cannot be used, and
+    GatewayError.
     """
-    check_environment(settings)
-    _sweep(settings)
-    with listening(settings.api) as listener:
-        require_services(settings, environment)
-        pip = pin(settings.cache.directory)
-        traces = tracing_settings(environment)
-        prepare(traces)
-        with GatewayProcess(
-            settings.indexes,
-            settings.cache,
-            ca_bundle=ca_bundle(environment),
-            rules=_rules(settings),
-            redis=settings.redis,
-            agent=settings.nickname,
-            tasks=settings.concurrency,
-            environment=environment,
-            traces=traces,
-        ) as gateway:
-            agent = tracing_of(settings, environment, "vizfetch-worker")
-            return _serve(settings, gateway, pip, listener, agent, drain=drain)
-
-
-def _rules(settings: Settings) -> Rules:
-    return Rules(
-        sdists=settings.sdists,
-        min_package_age_seconds=settings.min_package_age_seconds,
-        min_package_age_unknown=settings.min_package_age_unknown,
-    )
-
-
-def _sweep(settings: Settings) -> None:
-    for left in sweep(settings.temporary_directory):
-        _log.info("task_directory_swept", directory=str(left))
+    require_services(settings, environment)
+    pip = pin(settings.cache.directory)
+    traces = tracing_settings(environment)
+    prepare(traces)
+    with gateway:
+        agent = tracing_of(settings, environment, "vizfetch-worker")
+        return _serve(settings, gateway, pip, listener, agent, drain=drain)
 
 
 def _status(settings: Settings, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> StatusStore:
@@ -161,7 +137,7 @@ def _serve(
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
-        _sweep(settings)  # a child may be there in place of one that was killed
+        sweep_tasks(settings.temporary_directory)  # a child may be there in place of one that was killed
         try:
             children.append(_Child(settings, gateway.address, pip, stop, traces))
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker

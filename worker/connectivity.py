@@ -25,7 +25,8 @@ _OURS = "moderne.agent.visualization"
 def require_services(settings: Settings, environment: Mapping[str, str]) -> None:
     """Raise ``UnfitServices`` with everything that keeps a worker from using what it needs.
 
-    Indexes with ``skipValidateConnectivity`` are not asked for anything. Forks, so call it before starting threads.
+    Indexes with ``skipValidateConnectivity`` are not asked for anything. Forks, so threads that were started before may
+    only be waiting.
     """
     problems = tuple(finding for finding in survey(settings, environment) if not finding.holds)
     if problems:

@@ -9,11 +9,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import structlog
+
 TASK = "vizfetch-task-"
 CONTRACT = "vizfetch-contract-"
 """What ``worker.contract`` makes while it looks at the machine."""
 _LOCK = "lock"
 _MADE_WITHIN_SECONDS = 60
+
+_log = structlog.get_logger()
 
 
 @contextmanager
@@ -41,6 +45,12 @@ def sweep(parent: Path, prefixes: Sequence[str] = (TASK, CONTRACT)) -> list[Path
             shutil.rmtree(root, ignore_errors=True)
             removed.append(root)
     return removed
+
+
+def sweep_tasks(parent: Path) -> None:
+    """Remove what tasks left under ``parent`` that were killed, and log each. Harmless to repeat."""
+    for left in sweep(parent):
+        _log.info("task_directory_swept", directory=str(left))
 
 
 def _is_own(root: Path) -> bool:

@@ -44,7 +44,8 @@ class GatewayProcess:
 
     The socket belongs to the parent: a gateway that died is replaced on the same port, and connections made
     meanwhile wait in the backlog. A context manager; entering raises GatewayError when the gateway cannot
-    start (a cache directory that cannot be used, a file of authorities that cannot be read).
+    start (a cache directory that cannot be used, a file of authorities that cannot be read). Whoever has other
+    things to do meanwhile calls ``begin`` before.
     """
 
     def __init__(
@@ -107,33 +108,41 @@ class GatewayProcess:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Have the process start, and do not wait for it. Harmless to repeat."""
+        if self._listener is not None:
+            return
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         port = self._listener.getsockname()[1]
         self._address = GatewayAddress(url=f"http://127.0.0.1:{port}", control_token=self._control_token)
         self._watcher.start()
+
+    def __enter__(self) -> Self:
+        self.begin()
         self._ready.wait()
         if self._refusal is not None:
-            self._close()
+            self.close()
             raise GatewayError(self._refusal)
+        _log.info("gateway_started", pid=self.pid)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if os.getpid() == self._owner_pid:  # a forked child leaves the block too
-            self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the process, unless it was never begun. Harmless to repeat; does nothing in a forked child."""
+        if os.getpid() != self._owner_pid or self._listener is None:
+            return
         with self._lock:
             self._stopping.set()
             process = self._process
         if process is not None:
             _stop(process)
         self._watcher.join()
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._listener.close()
+        self._listener = None
 
     def _watch(self) -> None:
         """Keep one gateway running.
@@ -162,9 +171,9 @@ class GatewayProcess:
             process = self._spawn(self._listener.fileno())
             self._process = process
         said = _introduce(process, self._startup(self._listener.fileno()))
-        if said == READY:
+        if said == READY and self._ready.is_set():
             _log.info("gateway_started", pid=process.pid)
-        elif not self._ready.is_set():  # a later one is started again: what it lacks may come back
+        elif said != READY and not self._ready.is_set():  # a later one is started again: what it lacks may come back
             self._refusal = said or "The index gateway ended while it started; its log tells why."
         self._ready.set()
         return process

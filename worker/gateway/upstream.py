@@ -37,9 +37,7 @@ from worker.gateway.startup import Retries
 from worker.gateway.transport import Adapter, first_byte_limit, hurry, tls_context
 
 MAX_REDIRECTS = 5
-CHUNK_BYTES = 256 * 1024
-_PACKED_CHUNK_BYTES = 64 * 1024
-"""Of a body that is unpacked on the way, which may become a thousand times as much."""
+CHUNK_BYTES = 64 * 1024
 _SMALL_BODY_BYTES = 64 * 1024
 _DRAIN_SECONDS = 1.0
 """For the rest of a body that nobody wants; longer than that, a new connection is the better choice."""
@@ -123,7 +121,7 @@ class Answer:
         try:
             with _translated(self.url, in_body=True):
                 if self._decoded:
-                    yield from self._response.iter_content(_PACKED_CHUNK_BYTES if self.encoded else CHUNK_BYTES)
+                    yield from self._response.iter_content(CHUNK_BYTES)
                 else:
                     yield from self._response.raw.stream(CHUNK_BYTES, decode_content=False)
         except UpstreamError as error:
