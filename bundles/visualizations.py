@@ -53,6 +53,8 @@ _NUMBERS = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 _PLAIN_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
 _NOTEBOOK_FORMATS = (3, 4)
 """Named here, since nbformat imports the module that a notebook's version names before it looks any further."""
+_COMMON_MINORS = (2, 4, 5)
+"""Of format 4: those that packages in use have."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +317,16 @@ def parse_yaml(data: bytes) -> Any:  # noqa: ANN401 - whatever YAML holds
         return yaml.load(data, Loader=_Loader)  # noqa: S506 - derived from the safe loader
     except yaml.YAMLError as error:
         raise ValueError(f"is not valid YAML: {_one_line(error)}") from error
+
+
+def prepare() -> None:
+    """Have ready what reading notebooks needs, so that a process that waits for work has less to do when it comes.
+
+    That is a library, and the schemas that it compiles when it first meets a version.
+    """
+    for minor in _COMMON_MINORS:
+        empty = {"nbformat": _NOTEBOOK_FORMATS[-1], "nbformat_minor": minor, "metadata": {}, "cells": []}
+        notebook_issues(json.dumps(empty).encode())
 
 
 def notebook_issues(data: bytes) -> list[str]:

@@ -16,6 +16,7 @@ from celery.utils.dispatch.signal import Signal
 from celery.worker import state
 
 from bundles.store import open_store
+from bundles.visualizations import prepare as prepare_reading
 from config.audit import audit_of
 from config.settings import Settings
 from config.tracing import Tracing, instrument_celery, prepare, tracing_of, tracing_settings
@@ -78,6 +79,7 @@ class _Child:
         self._agent = Agent(settings, store, GatewayClient(gateway), pip, self._meter, audit)
         if settings.sdists == "never":  # else pip runs in an interpreter of its own
             self._agent.pip_server.start()
+        prepare_reading()
         # A line that hangs must be given up while there is still time to renew over another.
         patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
         memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)

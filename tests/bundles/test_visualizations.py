@@ -259,3 +259,12 @@ def test_yaml_that_would_crash_the_interpreter_is_refused(text: str) -> None:
         cwd=Path(__file__).parents[2],
     )
     assert "nested too deeply" in done.stdout
+
+
+def test_a_process_may_prepare_for_the_versions_in_use() -> None:
+    program = (
+        "from bundles.visualizations import prepare; prepare();"
+        "from nbformat.validator import validators; print(sorted(key[1:3] for key in validators))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[(4, 2), (4, 4), (4, 5)]\n"
