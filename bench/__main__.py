@@ -11,6 +11,7 @@ Parts:
     latency    an index that answers after 200 ms: eight workers beside one
     memory     at rest, with a wheel of 1 GB, over many jobs
     start      --help, status, a worker
+    public     the list, everything empty, against the public index; runs only when it is named
 
 Prints a table for each part and writes everything to a JSON file; compares ratios with those that are kept.
 """
@@ -38,7 +39,7 @@ def main() -> int:
     options, given = _arguments()
     document = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": _machine(), "parts": {}}
     found: dict[str, Results] = {}
-    for name in given.parts or parts.NAMES:
+    for name in given.parts or parts.LOCAL:
         before = noise()
         results = found[name] = parts.run(name, options)
         after = noise()
@@ -60,7 +61,7 @@ def main() -> int:
 
 def _arguments() -> tuple[Options, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *parts.NAMES], help="all when none is named")
+    parser.add_argument("parts", nargs="*", choices=[[], *parts.NAMES], help="all but the last when none is named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--mirror", type=Path, default=_CACHE, help="directory of the local mirror")
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")

@@ -2,11 +2,14 @@
 
 import statistics
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pypi_simple
 
 from bench.figures import Figure, Goal, Results
 from bench.measure import Spent, spending
@@ -62,7 +65,10 @@ class Runs:
         yield Figure(part, f"{name}: packages fetched", "", [self.fetched[name]], told)
         yield Figure(part, f"{name}: wall time", "s", [each.wall_seconds for each in spent], told)
         yield Figure(part, f"{name}: peak memory", "MiB", [each.peak_bytes / MIB for each in spent], told)
-        yield Figure(part, f"{name}: file bytes from the index", "MB", [n / 1e6 for n in self.file_bytes[name]], told)
+        if part != "public":  # nobody counts there
+            yield Figure(
+                part, f"{name}: file bytes from the index", "MB", [n / 1e6 for n in self.file_bytes[name]], told
+            )
         for service in sorted({service for each in spent for service in each.services}):
             values = [each.services[service] for each in spent]
             yield Figure(part, f"{name}: CPU of {service}, part of it", "s", values, told)
@@ -93,7 +99,33 @@ def cold(options: Options) -> Results:
     return Results([*results.figures, *_byte_figures(sums)], [*results.goals, *_byte_goals(runs, sums)])
 
 
-def _cold(place: Path, runs: Runs, index: Mirror, name: str, *, store: str | None = None) -> Any:  # noqa: ANN401 - a JSON document
+def public(options: Options) -> Results:
+    """Fetch the list from the public index, once, everything empty: what the network does is in it, and no goal."""
+    runs, index = Runs(), PublicIndex()
+    with tempfile.TemporaryDirectory(prefix="vizfetch-bench-") as name:
+        place = Path(name)
+        for peer in _peers(options):
+            _run_peer(runs, peer, index, place / peer.name, place / f"home-{peer.name}")
+        _cold(place / "ours", runs, index, OURS)
+    return runs.results("public", {})
+
+
+@dataclass(frozen=True)
+class PublicIndex:
+    """Stands where a mirror does; what it sends is not counted."""
+
+    url: str = pypi_simple.PYPI_SIMPLE_ENDPOINT
+    pid: int | None = None
+
+    def counts(self) -> Counter[str]:
+        """Return nothing."""
+        return Counter()
+
+
+Index = Mirror | PublicIndex
+
+
+def _cold(place: Path, runs: Runs, index: Index, name: str, *, store: str | None = None) -> Any:  # noqa: ANN401 - a JSON document
     place.mkdir()
     with installation(place, index, store=store) as running:
         return run_ours(runs, running, index, _SUBMIT, name)
@@ -141,7 +173,7 @@ def _make_mirror(directory: Path) -> None:
 
 
 @contextmanager
-def installation(place: Path, index: Mirror, *, concurrency: int = 2, store: str | None = None) -> Iterator[Stack]:
+def installation(place: Path, index: Index, *, concurrency: int = 2, store: str | None = None) -> Iterator[Stack]:
     """Run services whose only index is the mirror: one agent, with two jobs at a time.
 
     ``store`` is the address of another one than the S3 server.
@@ -160,11 +192,13 @@ def installation(place: Path, index: Mirror, *, concurrency: int = 2, store: str
         yield running
 
 
-def run_ours(runs: Runs, running: Stack, index: Mirror, command: Sequence[str], name: str = OURS) -> Any:  # noqa: ANN401 - a JSON document
+def run_ours(runs: Runs, running: Stack, index: Index, command: Sequence[str], name: str = OURS) -> Any:  # noqa: ANN401 - a JSON document
     """Submit the list and wait until all is published; return what was printed."""
     before = index.counts()
     services = {each: pid for each, pid in running.pids.items() if each not in _STORES}
-    with spending(services, ignored=[index.pid, *(running.pids[each] for each in _STORES)]) as spent:
+    with spending(
+        services, ignored=[*([] if index.pid is None else [index.pid]), *(running.pids[each] for each in _STORES)]
+    ) as spent:
         done = running.deployment.run(*command, seconds=900)
     if done.exit_code != 0:
         raise RuntimeError(f"vizfetch failed:\n{done.output}\n{done.errors}")
@@ -174,7 +208,7 @@ def run_ours(runs: Runs, running: Stack, index: Mirror, command: Sequence[str], 
     return done.document
 
 
-def _run_peer(runs: Runs, peer: Peer, index: Mirror, place: Path, home: Path) -> None:
+def _run_peer(runs: Runs, peer: Peer, index: Index, place: Path, home: Path) -> None:
     before = index.counts()
     home.mkdir(exist_ok=True)
     with spending(ignored=direct_children()) as spent:

@@ -15,8 +15,11 @@ _PARTS: Mapping[str, Callable[[Options], Results]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "start": start.measure,
+    "public": lists.public,
 }
 NAMES = tuple(_PARTS)
+LOCAL = tuple(name for name in NAMES if name != "public")
+"""Those that need nothing but this machine, once the mirror is there."""
 
 
 def run(name: str, options: Options) -> Results:

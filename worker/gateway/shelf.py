@@ -27,6 +27,8 @@ MAX_PAGE_BYTES = 64 * 2**20
 MAX_ABSENCE_SECONDS = 60.0
 """An index's "I have no such project" is believed no longer than this: somebody may be publishing it right now."""
 _MAX_KEPT_FILES = 400_000
+_MAX_KEPT_PAGES = 2_000
+"""However few files are on them: a page by itself takes about 2 KB. Others are read from the disk."""
 _MAX_AGE = re.compile(r"""(?:^|[\s,])max-age\s*=\s*"?(\d{1,10})""", re.IGNORECASE)
 
 
@@ -60,7 +62,7 @@ class Shelf:
 
     A page is used without asking for as long as both ``ttl_seconds`` and the index's own ``Cache-Control`` allow.
     Then the index is asked whether it has changed (RFC 9110, 13). In memory the least recently used go first when
-    there are too many links.
+    there are too many of them, or too many links.
     """
 
     def __init__(self, ttl_seconds: float, files: PageFiles) -> None:
@@ -145,7 +147,7 @@ class Shelf:
             self._kept[key] = _Kept(known.page, until, known.head.sha256)
             self._kept.move_to_end(key)
             weight = sum(_weight(kept) for kept in self._kept.values())
-            while weight > _MAX_KEPT_FILES and len(self._kept) > 1:
+            while (weight > _MAX_KEPT_FILES or len(self._kept) > _MAX_KEPT_PAGES) and len(self._kept) > 1:
                 weight -= _weight(self._kept.popitem(last=False)[1])
         return known.page
 

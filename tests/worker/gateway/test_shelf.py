@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,8 +30,10 @@ from tests.worker.gateway.conftest import (
     page,
     tiny_wheel,
 )
+from worker.gateway import pages
 from worker.gateway.client import GatewayClient
 from worker.gateway.locks import KeyLocks
+from worker.gateway.pages import Page
 from worker.gateway.process import GatewayProcess
 
 WHEEL = tiny_wheel("demo", "1.0", filler=os.urandom(300_000))
@@ -314,3 +317,22 @@ def test_a_disk_that_is_full_at_the_end_of_a_page_is_told(
         assert not page(session).ok
         [incident] = session.record().incidents
     assert incident.kind is ErrorKind.DISK_FULL
+
+
+@pytest.mark.parametrize(("kept", "read"), [(1, ["demo", "other", "demo"]), (2, ["demo", "other"])])
+def test_pages_beyond_those_in_memory_are_read_from_the_disk(
+    kept: int, read: list[str], index: IndexServer, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add("other-1.0-py3-none-any.whl", tiny_wheel("other", "1.0"))
+    found: list[str] = []
+
+    def noting(project: str, *answer: Any) -> Page:
+        found.append(project)
+        return pages.read(project, *answer)
+
+    monkeypatch.setattr("worker.gateway.shelf._MAX_KEPT_PAGES", kept)
+    monkeypatch.setattr("worker.gateway.shelf.pages", SimpleNamespace(read=noting))
+    gateway = make_gateway(index_settings(index))
+    assert [offered(gateway, project) for project in ("demo", "other", "demo")][::2] == [[PURE], [PURE]]
+    assert found == read
+    assert len(index.seen("/simple/demo/")) == 1
