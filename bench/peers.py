@@ -15,6 +15,8 @@ _PIP = sys.executable
 """For strong: it has a pip that is compiled, and that nobody has to install."""
 _CACHING = ("--trusted-host", "127.0.0.1")
 """pip keeps nothing in its cache that came without TLS, unless it is told to trust the host."""
+_TRUST = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
+"""Whom the machine's user trusts besides the system's authorities."""
 _UV = Path(sys.executable).with_name("uv")
 
 
@@ -61,6 +63,7 @@ def fetch_all(peer: Peer, index: str, requirements: Sequence[str], place: Path, 
     """
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1"}
     environment |= {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    environment |= {name: os.environ[name] for name in _TRUST if name in os.environ}
 
     def one(requirement: str) -> int:
         folder = place / requirement.replace("==", "-")
