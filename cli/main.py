@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -60,6 +59,8 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         typer.echo(f"vizfetch {metadata.version('vizfetch')}")
         raise typer.Exit
 
