@@ -26,7 +26,8 @@ from worker.pip import LOOK_EVERY_SECONDS, Outcome, PinnedPip, environment, wait
 _ANSWER_SECONDS = 60.0
 """For killing a process and telling how it ended, on a machine with much to do. One that takes longer is frozen."""
 _GONE_SECONDS = 5.0
-_NOWHERE = Path("/nonexistent")
+_NOWHERE = Path(os.devnull)
+"""For a home, since no directory can be made there, as a program that pip asks for its version does in any other."""
 
 _log = structlog.get_logger()
 

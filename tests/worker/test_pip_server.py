@@ -109,22 +109,26 @@ def test_it_may_be_started_before_the_first_download(tmp_path: Path, pinned: Pin
     assert server.pid == started
 
 
-def test_what_pip_asks_the_system_is_asked_once(
+def test_what_pip_asks_the_system_is_asked_once_and_leaves_nothing(
     tmp_path: Path, pinned: PinnedPip, server: PipServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pip names the distribution to each index, for which it starts another program."""
-    asked_file, program = tmp_path / "asked", tmp_path / "bin" / "lsb_release"
-    program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\necho asked >> {asked_file}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    """pip names the distribution, and Rust's version, to each index, for which it starts other programs."""
+    told, programs = tmp_path / "told", tmp_path / "bin"
+    programs.mkdir()
+    for name in ("lsb_release", "rustc"):
+        (programs / name).write_text(f'#!/bin/sh\necho {name} "$HOME" >> {told}\nmkdir -p "$HOME/.{name}"\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     with IndexServer() as index:
         wheel = build_wheel(tmp_path, "acme")
         index.add(wheel.name, wheel)
         for _ in range(3):
             with task_directory(tmp_path, pinned) as task:
                 assert server.run(task.python, asked(task, index.url, "acme"), **options(task)).exit_code == 0
-    assert asked_file.read_text() == "asked\n"
+    asked_programs = dict(line.split() for line in told.read_text().splitlines())
+    assert sorted(asked_programs) == ["lsb_release", "rustc"]
+    assert len(told.read_text().splitlines()) == 2
+    assert not [name for name, home in asked_programs.items() if Path(home, f".{name}").exists()]
 
 
 def test_exit_codes_and_errors_are_pip_s_own(tmp_path: Path, pinned: PinnedPip, server: PipServer) -> None:
