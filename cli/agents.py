@@ -20,7 +20,7 @@ def agents(context: typer.Context, config: ConfigFile = None, as_json: AsJson = 
     from jobs.agents import Agents, disagreements
     from jobs.connection import connect
 
-    settings = invocation(context).settings(config)
+    settings = invocation(context).settings(config, logs=False)
     with closing(connect(settings.redis)) as redis:
         found = Agents(redis, settings.redis.prefix).all()
     warnings = disagreements(found)

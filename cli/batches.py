@@ -107,7 +107,7 @@ def status(
     """Show what happened, with the reason of each failure. Exits with 1 when some job that is shown has failed."""
     if failed and (name is None or _is_job(name) or watching):
         raise typer.BadParameter("--failed needs a batch, and goes without --watch")
-    settings = invocation(context).settings(config)
+    settings = invocation(context).settings(config, logs=False)
     with status_store(settings) as store:
         if name is None:
             _show_newest(store, as_json=as_json)

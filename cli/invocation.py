@@ -38,11 +38,14 @@ class Invocation:
     foreign: Sequence[str] = ()
     """The names of arguments for the agent's Java and Spring, which nobody reads here."""
 
-    def settings(self, file: Path | None = None, *, json_logs: bool = False) -> Settings:
-        """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``."""
-        return self.reading(file, json_logs=json_logs).settings
+    def settings(self, file: Path | None = None, *, json_logs: bool = False, logs: bool = True) -> Settings:
+        """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``.
 
-    def reading(self, file: Path | None = None, *, json_logs: bool = False) -> Reading:
+        Without ``logs``, for a command that only asks Redis, logging is set up when a library has something to say.
+        """
+        return self.reading(file, json_logs=json_logs, logs=logs).settings
+
+    def reading(self, file: Path | None = None, *, json_logs: bool = False, logs: bool = True) -> Reading:
         """Return the settings with the origin of each, as ``settings`` does."""
         from config.logging import configure_logging
         from config.secrets import secret_values
@@ -52,7 +55,7 @@ class Invocation:
         reading = read(self.arguments, self.environment, file=file)
         settings = reading.settings
         secrets = {*secret_values(settings), *tracing_settings(self.environment).secrets()}
-        configure_logging(json=json_logs or None, secrets=secrets, agent=settings.nickname)
+        configure_logging(json=json_logs or None, secrets=secrets, agent=settings.nickname, late=not logs)
         return reading
 
 

@@ -23,7 +23,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show the last lines of pip in the last attempts of a job."""
-    with status_store(invocation(context).settings(config)) as store:
+    with status_store(invocation(context).settings(config, logs=False)) as store:
         found = store.log(job).only(attempt)
     if as_json:
         print_json(found.as_document())

@@ -7,7 +7,8 @@ Celery must be kept from setting up logging itself: call :func:`configure_loggin
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from config.secrets import Masker
@@ -19,15 +20,37 @@ HANDLER_NAME = "vizfetch"
 
 
 def configure_logging(
-    *, json: bool | None = None, secrets: Iterable[str] = (), level: str = "INFO", agent: str | None = None
+    *,
+    json: bool | None = None,
+    secrets: Iterable[str] = (),
+    level: str = "INFO",
+    agent: str | None = None,
+    late: bool = False,
 ) -> None:
     """Set up logging for this process and those it forks.
 
     ``json`` decides the form; by default it is JSON unless standard error is a terminal. ``secrets`` are masked by
     value in whatever is logged, by whomever: see :class:`config.secrets.Masker`. ``agent`` is this instance's name, for
     every line. May be repeated, as when the settings have been read: the last call holds. Other handlers of the root
-    logger are left alone.
+    logger are left alone. ``late`` is for a process in which nothing of ours logs, and hardly ever a library.
     """
+    make = partial(_formatter, json, Masker(secrets), level, agent)
+    _install(_Late(make) if late else make(), level)
+
+
+class _Late(logging.Formatter):
+    """The formatter that is made with the first line there is."""
+
+    def __init__(self, make: Callable[[], logging.Formatter]) -> None:
+        super().__init__()
+        self._make = cache(make)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the line."""
+        return self._make().format(record)
+
+
+def _formatter(json: bool | None, masker: Masker, level: str, agent: str | None) -> logging.Formatter:  # noqa: FBT001 - private
     import structlog  # noqa: PLC0415 - costs 0.1 s that commands without logs need not pay
 
     as_json = not sys.stderr.isatty() if json is None else json
@@ -43,10 +66,7 @@ def configure_logging(
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=_finish(as_json, Masker(secrets))
-    )
-    _install(formatter, level)
+    return structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_finish(as_json, masker))
 
 
 def cheroot_error_log(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import logging
+import subprocess
 import sys
 import threading
 import warnings
@@ -170,3 +171,27 @@ def test_tokens_of_tasks_are_known_by_their_place(capsys: pytest.CaptureFixture[
     )
     (line,) = documents(capsys)
     assert (line["at"], line["control"]) == ("http://127.0.0.1:4711/***/simple/", "/control/sessions/***")
+
+
+def test_late_it_is_set_up_by_the_first_line_and_looks_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(secrets=[SECRET], agent="here-1", late=True)
+    for _ in range(2):
+        logging.getLogger("redis").warning("lost %s", SECRET)
+    late = documents(capsys)
+    configure_logging(secrets=[SECRET], agent="here-1")
+    logging.getLogger("redis").warning("lost %s", SECRET)
+    [plain] = documents(capsys)
+    assert [{**line, "timestamp": ""} for line in late] == 2 * [{**plain, "timestamp": ""}]
+    assert plain["event"] == "lost ***"
+
+
+def test_late_nothing_is_imported_before_the_first_line() -> None:
+    program = (
+        "import logging, sys; from config.logging import configure_logging; configure_logging(late=True);"
+        "print('structlog' in sys.modules); logging.getLogger('redis').debug('not shown');"
+        "print('structlog' in sys.modules); logging.getLogger('redis').warning('shown');"
+        "print('structlog' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]
+    assert json.loads(done.stderr)["event"] == "shown"
