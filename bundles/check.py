@@ -1,10 +1,12 @@
 """Whether one file is a sound wheel, the one that its index promised, and good for the target."""
 
+import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Self, TypeVar
 from zipfile import ZipFile
@@ -23,7 +25,7 @@ from packaging.utils import (
 from packaging.version import InvalidVersion, Version
 
 from bundles.archive import READ_ERRORS, dist_info, open_archive, read_text, record_issues, safety_issues
-from bundles.digest import file_digest
+from bundles.digest import opened_digest
 from bundles.errors import BrokenWheel, HashMismatch, WrongTarget
 from bundles.libraries import loading_issue
 from bundles.models import BundledWheel, Origin
@@ -41,8 +43,8 @@ _MAX_HEADERS = 2**20
 _MAX_VALUE = 4000
 """Of one requirement or version. Python reads numbers of at most 4300 digits."""
 _SHOWN_TAGS = 10
-_TICK_NS = 1_000_000_000
-"""Longer than any clock of a file system stands still."""
+_TICK_NS = 2_000_000_000
+"""As long as the clock of any file system stands still: FAT's does for two seconds."""
 _DECISIVE = {
     "name": "Name",
     "version": "Version",
@@ -121,20 +123,20 @@ def _check_target(content: "Content", metadata: Metadata, tags: frozenset[Tag], 
 
 
 @dataclass(frozen=True)
-class _Identity:
-    """What changes when somebody writes to a file or puts another in its place; its names do not count."""
+class _Opened:
+    """An open file, by what changes when somebody writes to it or puts another in its place; its names do not count."""
 
     device: int
     inode: int
     size_bytes: int
     written_ns: int
-    file: Path = field(compare=False)
+    stream: BufferedReader = field(compare=False)
 
     @classmethod
-    def of(cls, file: Path) -> Self:
-        """Return that of a file as it is now."""
-        status = file.stat()
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, file)
+    def of(cls, stream: BufferedReader) -> Self:
+        """Return it as it is now."""
+        status = os.fstat(stream.fileno())
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, stream)
 
     @property
     def is_settled(self) -> bool:
@@ -143,13 +145,14 @@ class _Identity:
 
 
 def _digest(file: Path) -> str:
-    identity = _Identity.of(file)
-    return _remembered_digest(identity) if identity.is_settled else file_digest(file)
+    with file.open("rb") as stream:
+        opened = _Opened.of(stream)
+        return _remembered_digest(opened) if opened.is_settled else opened_digest(stream)
 
 
 @lru_cache(maxsize=4096)
-def _remembered_digest(identity: _Identity) -> str:
-    return file_digest(identity.file)
+def _remembered_digest(opened: _Opened) -> str:
+    return opened_digest(opened.stream)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from io import BufferedReader
 from pathlib import Path
 
 from bundles.models import BundledWheel
@@ -12,7 +13,12 @@ from config.settings import Target
 def file_digest(file: Path) -> str:
     """Return the sha256 of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return opened_digest(stream)
+
+
+def opened_digest(stream: BufferedReader) -> str:
+    """Return the sha256 of what an open file holds from where it stands, in hexadecimal."""
+    return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def stream_digest(chunks: Iterable[bytes]) -> tuple[str, int]:

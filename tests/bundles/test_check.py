@@ -4,6 +4,7 @@ import struct
 import time
 import zipfile
 import zlib
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from packaging.version import Version
 
 from bundles import archive as archive_module
 from bundles.check import check_wheel
+from bundles.digest import opened_digest
 from bundles.errors import BrokenWheel, BundleError, HashMismatch, WrongTarget
 from bundles.models import Origin
 from tests.bundles.factory import TARGET
@@ -79,11 +81,11 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that are hashed, by their names."""
     names: list[str] = []
 
-    def digest(file: Path) -> str:
-        names.append(file.parent.name)
-        return sha256(file)
+    def digest(stream: BufferedReader) -> str:
+        names.append(Path(stream.name).parent.name)
+        return opened_digest(stream)
 
-    monkeypatch.setattr("bundles.check.file_digest", digest)
+    monkeypatch.setattr("bundles.check.opened_digest", digest)
     return names
 
 
