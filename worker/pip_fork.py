@@ -19,7 +19,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 END = "end"
 _PR_SET_PDEATHSIG = 1
@@ -52,6 +52,7 @@ def main() -> None:
     """Serve until standard input ends."""
     directory, parent = sys.argv[1:]
     _die_with(int(parent))
+    jobs = _take_input()
     sys.path.insert(0, directory)
     for name in _SOON_NEEDED:
         with suppress(ImportError):
@@ -63,12 +64,21 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     pid = 0
-    for line in sys.stdin:
+    for line in jobs:
         if line.strip() == END:
             _tell(_end(pid))
         else:
             pid = _start(json.loads(line))
             _tell(pid)
+
+
+def _take_input() -> TextIO:
+    """Keep standard input for this process: what pip starts gets nothing to read."""
+    jobs = os.fdopen(os.dup(0), encoding="utf-8")  # which no other program inherits (PEP 446)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return jobs
 
 
 def _start(job: dict[str, Any]) -> int:
@@ -99,12 +109,9 @@ def _run(job: dict[str, Any], parent: int) -> NoReturn:
 
 def _move_in(job: dict[str, Any]) -> None:
     """Take the place of an interpreter that was started in the task's venv with this output and environment."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
     log = os.open(job["log"], os.O_WRONLY | os.O_APPEND)
-    os.dup2(nothing, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.close(nothing)
     os.close(log)
     os.environ.clear()
     os.environ.update(job["environment"])

@@ -160,7 +160,9 @@ class PipServer:
             # Only while the server lives: it has not waited for this process, so the number is still its own.
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        process.kill()
+        # It leads a session of its own, with what it may have asked just now.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if ended is not None:
             # The kernel kills a pip whose server is gone.
