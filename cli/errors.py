@@ -35,10 +35,11 @@ def _foreseen(error: Exception) -> int | None:
     from scheduler.manifest import InvalidManifest
     from worker.errors import Unfit
     from worker.findings import Verdict
+    from worker.gateway.errors import GatewayRefused
 
     code: int | None = None
     match error:
-        case SettingsError():
+        case SettingsError() | GatewayRefused():
             code = EXIT_CONFIG
         case Unfit():
             code = EXIT_CONFIG if error.verdict is Verdict.WRONG else EXIT_UNAVAILABLE

@@ -18,7 +18,7 @@ def run(settings: Settings, environment: Mapping[str, str], *, drain: bool = Fal
     On the signal no further job is taken; running ones are given back to the queue, or finished first with ``drain``.
 
     Raises ``UnfitEnvironment`` and ``SettingsError`` (nothing can listen on ``api.port``) before anything is connected
-    to, ``UnfitServices`` when an index, Redis or the store cannot be used, and GatewayError.
+    to, ``UnfitServices`` when an index, Redis or the store cannot be used, and GatewayRefused.
     """
     check_environment(settings)
     sweep_tasks(settings.temporary_directory)

@@ -213,3 +213,17 @@ def test_a_wrong_password_for_redis(redis_settings: RedisSettings, tmp_path: Pat
 def test_a_redis_that_is_away_is_no_matter_of_settings(tmp_path: Path) -> None:
     done = Deployment({f"{OURS}REDIS_URL": "redis://:planted-password@127.0.0.1:1/0"}, tmp_path).run("status")
     assert done.exit_code == 69
+
+
+def test_authorities_that_are_not_there(deployment: Deployment) -> None:
+    """With an index that is not asked at the start, the gateway is the first that needs them."""
+    done = changed(
+        deployment,
+        MODERNE_AGENT_PYPI_0_SKIPVALIDATECONNECTIVITY="true",
+        SSL_CERT_FILE="/nowhere/ca.pem",
+    ).run("worker")
+    assert (done.exit_code, done.output) == (78, "")
+    assert done.errors == (
+        "vizfetch: /nowhere/ca.pem, named by REQUESTS_CA_BUNDLE or SSL_CERT_FILE, cannot be read as certificates: "
+        "[Errno 2] No such file or directory\n"
+    )

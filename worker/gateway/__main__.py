@@ -43,7 +43,10 @@ def main() -> None:
     configure_logging()  # standard output is for the parent
     try:
         parent_died = _take_signals()
-        startup = Startup.model_validate_json(sys.stdin.buffer.readline())
+        document = sys.stdin.buffer.readline()
+        if not document:  # the parent has ended, or does not want us any more
+            os._exit(0)
+        startup = Startup.model_validate_json(document)
         _die_with(startup.parent_pid)
         _set_up_logging(startup)
         _run(startup, parent_died)

@@ -14,6 +14,10 @@ class GatewayError(Exception):
     """The root of everything this package raises."""
 
 
+class GatewayRefused(GatewayError):
+    """The gateway cannot start with these settings on this machine; the message tells why."""
+
+
 class GatewayLost(GatewayError):
     """The gateway does not know this task (any more): it was restarted, or does not answer.
 

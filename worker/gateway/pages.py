@@ -257,7 +257,8 @@ def _json_files(project: str, url: str, text: JsonText) -> Iterator[IndexFile]:
 def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPackage:  # noqa: ANN401 - any JSON
     """Validate what a page says of a file, but for what nobody here asks for, and which costs most.
 
-    Without what may be missing where that alone is wrong, as pip takes it. Raises ValueError that names the file.
+    A time that is none counts as unknown, and "yanked" without yes, no or reason as no. Raises ValueError that names
+    the file.
     """
     base: str | None = url
     if isinstance(entry, dict):
@@ -275,7 +276,7 @@ def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPa
 
 
 def _dispensable(entry: Any, name: str) -> bool:  # noqa: ANN401 - any JSON
-    """Tell whether a file is the same without a value: a time that is none, or "yanked" without yes, no or reason."""
+    """Tell whether a file is the same without a value that is wrong."""
     return name == "upload-time" or (name == "yanked" and entry[name] is None)
 
 

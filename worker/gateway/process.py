@@ -22,7 +22,7 @@ from config.settings import CacheSettings, IndexSettings, RedisSettings
 from config.tracing import TracingSettings
 from jobs.traffic import Patience
 from worker.gateway.client import GatewayAddress
-from worker.gateway.errors import GatewayError
+from worker.gateway.errors import GatewayError, GatewayRefused
 from worker.gateway.startup import Retries, Rules, Startup
 
 READY = "ready"
@@ -43,7 +43,7 @@ class GatewayProcess:
     """Owns the listening socket and one gateway process at a time.
 
     The socket belongs to the parent: a gateway that died is replaced on the same port, and connections made
-    meanwhile wait in the backlog. A context manager; entering raises GatewayError when the gateway cannot
+    meanwhile wait in the backlog. A context manager; entering raises GatewayRefused when the gateway cannot
     start (a cache directory that cannot be used, a file of authorities that cannot be read). Whoever has other
     things to do meanwhile calls ``begin`` before.
     """
@@ -122,7 +122,7 @@ class GatewayProcess:
         self._ready.wait()
         if self._refusal is not None:
             self.close()
-            raise GatewayError(self._refusal)
+            raise GatewayRefused(self._refusal)
         _log.info("gateway_started", pid=self.pid)
         return self
 
@@ -139,8 +139,10 @@ class GatewayProcess:
             self._stopping.set()
             process = self._process
         if process is not None:
-            _stop(process)
-        self._watcher.join()
+            # One that is still starting looks for that end only later; what it has made is swept by the next one.
+            _stop(process, _STOP_SECONDS if self._ready.is_set() else 0.0)
+        if self._watcher.ident is not None:
+            self._watcher.join()
         self._listener.close()
         self._listener = None
 
@@ -232,19 +234,19 @@ def _introduce(process: subprocess.Popen[bytes], startup: Startup) -> str:
     if process.stdin is None or process.stdout is None:
         raise GatewayError("the gateway was started without pipes")
     left = memoryview(startup.reveal().encode() + b"\n")
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or we have just closed its input to end it
         while left:
             left = left[process.stdin.write(left) :]
     return process.stdout.readline().decode("utf-8", "replace").strip()
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End its standard input, which it takes as the end; if it does not, kill it."""
+def _stop(process: subprocess.Popen[bytes], patience_seconds: float) -> None:
+    """End its standard input, which it takes as the end; if it does not in time, kill it."""
     if process.stdin is not None:
         with contextlib.suppress(OSError):
             process.stdin.close()
     try:
-        process.wait(_STOP_SECONDS)
+        process.wait(patience_seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()

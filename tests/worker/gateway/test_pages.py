@@ -105,7 +105,6 @@ def test_a_name_whose_tags_mean_nothing_hides_that_file_alone(tags: str) -> None
 
 @pytest.mark.parametrize("spoilt", [{"yanked": None}, {"upload-time": "soon"}, {"yanked": None, "upload-time": ""}])
 def test_what_may_be_missing_may_be_wrong(spoilt: dict[str, object]) -> None:
-    """As pip takes it: no reason to yank is not yanked, and a time that is none is not known."""
     [file] = read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, **spoilt}).files
     assert (file.yanked, file.uploaded) == (None, None)
 

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,6 +150,49 @@ def test_stops_and_leaves_nothing(index: IndexServer, tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "part").iterdir()) == []
     with pytest.raises(requests.ConnectionError):
         requests.get(url, timeout=1)
+
+
+def test_begun_and_not_waited_for(index: IndexServer, tmp_path: Path) -> None:
+    gateway = GatewayProcess(
+        (index_settings(index),), CacheSettings(directory=tmp_path / "cache"), environment=os.environ
+    )
+    gateway.begin()
+    gateway.begin()
+    pid = pid_of(gateway)
+    with gateway:
+        assert gateway.pid == pid
+    gateway.close()
+    assert gone(pid)
+
+
+def test_one_that_was_never_begun_can_be_closed(tmp_path: Path) -> None:
+    GatewayProcess((), CacheSettings(directory=tmp_path / "cache")).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("after_seconds", [None, 0.0, 0.05, 0.3])
+def test_closed_while_it_starts(after_seconds: float | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = threading.active_count()
+    gateway = GatewayProcess((), CacheSettings(directory=tmp_path / "cache"), environment=os.environ)
+    gateway.begin()
+    pid = None
+    if after_seconds is not None:
+        pid = pid_of(gateway)
+        time.sleep(after_seconds)
+    gateway.close()
+    assert pid is None or gone(pid, 0.1)
+    assert threading.active_count() == before
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_forked_child_does_not_close_it(gateway: GatewayProcess) -> None:
+    child = os.fork()
+    if child == 0:
+        gateway.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    with GatewayClient(gateway.address).session(Target()) as session:
+        assert page(session).status_code == 200
 
 
 def test_ignores_signals_of_the_terminal(gateway: GatewayProcess) -> None:
