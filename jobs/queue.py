@@ -47,6 +47,9 @@ _CONFIG = {
     "worker_disable_prefetch": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_hijack_root_logger": False,
+    # A child in the place of another gets so long to prepare before it is killed. The default is 4 s, too little for
+    # several at once on a machine with much to do.
+    "worker_proc_alive_timeout": 60.0,
     "worker_send_task_events": False,
     # Its answers cost seconds and are wrong as a sign of life: workers announce themselves (``jobs.agents``).
     "worker_enable_remote_control": False,

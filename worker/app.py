@@ -70,16 +70,23 @@ class _Child:
     """What one of Celery's child processes holds. Made after the fork: connections do not survive one."""
 
     def __init__(
-        self, settings: Settings, gateway: GatewayAddress, pip: PinnedPip, stop: SharedFlag, traces: Tracing
+        self,
+        settings: Settings,
+        gateway: GatewayAddress,
+        pip: PinnedPip,
+        stop: SharedFlag,
+        traces: Tracing,
+        *,
+        early: bool,
     ) -> None:
+        """``early`` is one that has nothing to do yet."""
         self._traces = traces.__enter__()
         instrument_celery()
         self._meter = meter_for(settings.redis, settings.nickname)
         store, audit = open_store(settings.storage), audit_of(settings)
         self._agent = Agent(settings, store, GatewayClient(gateway), pip, self._meter, audit)
-        if settings.sdists == "never":  # else pip runs in an interpreter of its own
+        if early and settings.sdists == "never":  # else pip runs in an interpreter of its own
             self._agent.pip_server.start()
-        prepare_reading()
         # A line that hangs must be given up while there is still time to renew over another.
         patience_seconds = min(ANSWER_TIMEOUT_SECONDS, settings.lease_seconds / 3)
         memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)
@@ -94,7 +101,8 @@ class _Child:
         run_attempt(message, self._agent, self._lines, stopping=self._stop.is_set)
 
     def close(self) -> None:
-        """Bring what was counted and traced to where it is kept; waits three seconds at most."""
+        """End what was started, bring what was counted and traced to where it is kept; waits three seconds at most."""
+        self._agent.pip_server.close()
         self._meter.close()
         self._traces.close()
 
@@ -110,12 +118,13 @@ def serve(
     """Work until SIGTERM or SIGINT and return the exit code; part of ``worker.start.run``.
 
     ``gateway`` may still be starting. Raises ``UnfitServices`` when an index, Redis or the store cannot be used, and
-    GatewayError.
+    GatewayRefused.
     """
     require_services(settings, environment)
     pip = pin(settings.cache.directory)
     traces = tracing_settings(environment)
     prepare(traces)
+    prepare_reading()  # once for all processes that are forked
     with gateway:
         agent = tracing_of(settings, environment, "vizfetch-worker")
         return _serve(settings, gateway, pip, listener, agent, drain=drain)
@@ -136,12 +145,14 @@ def _serve(
     drain: bool,
 ) -> int:
     app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
+    ready = SharedFlag()
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
         sweep_tasks(settings.temporary_directory)  # a child may be there in place of one that was killed
         try:
-            children.append(_Child(settings, gateway.address, pip, stop, traces))
+            # One that takes the place of another may be needed at once, and may have nothing to fetch.
+            children.append(_Child(settings, gateway.address, pip, stop, traces, early=not ready.is_set()))
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
             _log.exception("child_broke")
             broken.set()
@@ -164,6 +175,7 @@ def _serve(
         signals.worker_process_init: start_child,
         signals.worker_process_shutdown: end_child,
         signals.worker_shutting_down: begin_stop,
+        signals.worker_ready: lambda **_: ready.set(),
         signals.setup_logging: _keep_our_logging,
     }
     consumer = ConsumerWatch()
