@@ -21,7 +21,7 @@ from jobs.store import StatusStore
 from tests.integration.actuator import PORT, Metrics, Probe, on_port
 from tests.integration.packages import PASSWORD
 from tests.integration.services import submit
-from tests.support.command import Deployment, children, eventually, free_port
+from tests.support.command import Deployment, children, eventually, free_port, words_of
 from tests.support.index_server import IndexServer, Slow, Status
 from tests.support.tcp_proxy import tcp_proxy
 
@@ -244,7 +244,7 @@ def test_a_lost_gateway_is_shown_and_counted(deployment: Deployment) -> None:
 
 
 def _gateway(pid: int) -> int:
-    (found,) = [child for child in children(pid) if b"worker.gateway" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    (found,) = [child for child in children(pid) if b"worker.gateway" in words_of(child)]
     return found
 
 

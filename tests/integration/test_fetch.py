@@ -14,7 +14,7 @@ from zipfile import ZipFile
 import pytest
 
 from tests.integration.packages import PASSWORD
-from tests.support.command import VIZFETCH, Deployment, children, eventually
+from tests.support.command import VIZFETCH, Deployment, children, eventually, words_of
 from tests.support.index_server import Exchange, IndexServer, Slow, Stall, Status
 
 _PATIENCE_SECONDS = 150
@@ -273,7 +273,7 @@ def test_a_valkey_that_dies_ends_the_run_with_a_reason(machine: Deployment, inde
     ):
         eventually(lambda: index.seen("/files/acme_base"), _PATIENCE_SECONDS, said.read_text)
         found = children(process.pid)
-        (valkey,) = [pid for pid in found if b"valkey-server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        (valkey,) = [pid for pid in found if b"valkey-server" in b" ".join(words_of(pid))]
         os.kill(valkey, signal.SIGKILL)
         assert process.wait(30) == 1
     assert "embedded Valkey" in said.read_text()

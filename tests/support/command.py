@@ -146,15 +146,16 @@ def pips(pid: int) -> list[int]:
     return [
         child
         for child in children(pid)
-        if b"pip" in _words(child) or (_serves_pip(child) and _serves_pip(parent(child)))
+        if b"pip" in words_of(child) or (_serves_pip(child) and _serves_pip(parent(child)))
     ]
 
 
 def _serves_pip(pid: int) -> bool:
-    return any(word.endswith(b"/pip_fork.py") for word in _words(pid))
+    return any(word.endswith(b"/pip_fork.py") for word in words_of(pid))
 
 
-def _words(pid: int) -> list[bytes]:
+def words_of(pid: int) -> list[bytes]:
+    """Return the command line of a process; nothing of one that has ended."""
     with suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     return []
