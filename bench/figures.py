@@ -53,10 +53,10 @@ class Goal:
     """Whether it compares two things of the same run, and so may be kept and compared with on other machines."""
 
     @property
-    def reached(self) -> bool:
-        """Whether it is as it should be."""
+    def reached(self) -> bool | None:
+        """Whether it is as it should be; None where there is nothing that it should be."""
         if self.bound is None:
-            return True
+            return None
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     def shown(self) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def _seconds(place: Path, index: Mirror, names: list[str], workers: int) -> floa
         done = running.deployment.run("submit", *names, "--wait", "--json", seconds=600)
         if done.exit_code != 0:
             raise RuntimeError(f"vizfetch failed:\n{done.output}\n{done.errors}")
+        if any(job["attempt"] > 1 for job in done.document["jobs"]):
+            raise RuntimeError("a job was tried again, and does not tell of the first attempt")
         seconds: float = max(sum(job["timings"].values()) for job in done.document["jobs"])
         return seconds
 

@@ -14,6 +14,9 @@ from tests.support.command import children
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SAMPLE_SECONDS = 1.0
+_SETTLE_SECONDS = 60.0
+_IDLE_CPU_SECONDS = 0.1
+"""In a second: heartbeats and looks at queues go on."""
 
 
 @dataclass
@@ -32,8 +35,8 @@ class Spent:
 def spending(services: Mapping[str, int] | None = None, *, ignored: Iterable[int] = ()) -> Iterator[Spent]:
     """Measure the block: the commands it runs to their end, and ``services``, which run all the time, by their pid.
 
-    Commands are counted with all that they started and waited for. Memory is looked at
-    once a second, since looking takes time of its own, of all this process's descendants but those of ``ignored``.
+    Commands are counted with all that they started and waited for. Memory is looked at once a second, since looking
+    takes time of its own: of all this process's descendants but those of ``ignored``.
     """
     spent, pids = Spent(), dict(services or {})
     before, began = {name: tree_cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
@@ -60,6 +63,15 @@ def tree_cpu_seconds(pid: int) -> float:
             values = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[11:15]
             total += sum(map(int, values))
     return total / _TICKS
+
+
+def settle(pids: Iterable[int]) -> None:
+    """Wait until processes that were started have done what they do by themselves, so that it is not measured."""
+    pids, before = tuple(pids), -1.0
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while (now := sum(map(tree_cpu_seconds, pids))) > before + _IDLE_CPU_SECONDS and time.monotonic() < deadline:
+        before = now
+        time.sleep(1)
 
 
 def tree_bytes(pid: int) -> int:

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.measure import settle
 from config.settings import StorageSettings
 from tests.support.command import Deployment, free_port
 from tests.support.seaweed import seaweed
@@ -28,6 +29,7 @@ class Stack:
 def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Stack]:
     """Run it in ``place`` with a worker for each nickname, and ``variables`` for all of it, until the block is left.
 
+    What processes do at their start, such as importing pip, is done when the block begins.
     Bundles go to the S3 server unless ``variables`` name another store.
     """
     (place / "seaweed").mkdir()
@@ -62,6 +64,7 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
         for nickname, worker in zip(workers, started, strict=True):
             worker.wait_for("ready.")
             pids[nickname] = worker.process.pid
+        settle(pids.values())
         yield Stack(deployment, storage, pids)
 
 

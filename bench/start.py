@@ -2,12 +2,13 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.figures import Figure, Goal, Results
-from bench.measure import Spent, spending
+from bench.measure import Spent, settle, spending, tree_cpu_seconds
 from bench.options import Options
-from bench.stack import stack
+from bench.stack import PREFIX, stack
 from tests.support.command import Deployment
 
 _MORE = 3
@@ -22,18 +23,20 @@ def measure(options: Options) -> Results:
         with stack(place, ["one"], MODERNE_AGENT_VISUALIZATION_MINFREESPACE="1MiB") as running:
             helps = [_command(running.deployment, "--help") for _ in range(rounds + 1)][1:]
             states = [_command(running.deployment, "status", "--json") for _ in range(rounds + 1)][1:]
-            ready = [_worker(running.deployment) for _ in range(options.rounds)]
+            single, double = ([_worker(running.deployment, jobs) for _ in range(options.rounds)] for jobs in (1, 2))
     figures = [
         Figure("start", "--help: CPU", "s", [each.cpu_seconds for each in helps], "vizfetch --help"),
         Figure("start", "--help: wall time", "s", [each.wall_seconds for each in helps], "vizfetch --help"),
         Figure("start", "status: CPU", "s", [each.cpu_seconds for each in states], "vizfetch status --json"),
         Figure("start", "status: wall time", "s", [each.wall_seconds for each in states], "vizfetch status --json"),
-        Figure("start", "worker: ready after", "s", ready, "vizfetch worker"),
+        *_worker_figures(1, single),
+        *_worker_figures(2, double),
     ]
     goals = [
         Goal("start", "--help: CPU seconds", figures[0].median, 0.3, at_least=False, ratio=False),
         Goal("start", "status: CPU seconds", figures[2].median, 0.5, at_least=False, ratio=False),
         Goal("start", "worker ready: seconds", figures[4].median, 3, at_least=False, ratio=False),
+        Goal("start", "worker for two jobs ready: seconds", figures[6].median, 3, at_least=False, ratio=False),
     ]
     return Results(figures, goals)
 
@@ -46,8 +49,18 @@ def _command(deployment: Deployment, *words: str) -> Spent:
     return spent
 
 
-def _worker(deployment: Deployment) -> float:
+def _worker(deployment: Deployment, jobs: int) -> tuple[float, float]:
+    """Return after how many seconds a worker was ready, and what CPU seconds it had taken once it only waited."""
     began = time.monotonic()
-    with deployment.service("worker", MODERNE_AGENT_NICKNAME="another") as worker:
+    variables = {"MODERNE_AGENT_NICKNAME": "another", f"{PREFIX}CONCURRENCY": str(jobs)}
+    with deployment.service("worker", **variables) as worker:
         worker.wait_for("ready.")
-        return time.monotonic() - began
+        ready = time.monotonic() - began
+        settle([worker.process.pid])
+        return ready, tree_cpu_seconds(worker.process.pid)
+
+
+def _worker_figures(jobs: int, found: list[tuple[float, float]]) -> Iterator[Figure]:
+    told = f"vizfetch worker, concurrency {jobs}"
+    yield Figure("start", f"worker for {jobs}: ready after", "s", [ready for ready, _ in found], told)
+    yield Figure("start", f"worker for {jobs}: CPU until it only waits", "s", [cpu for _, cpu in found], told)
