@@ -21,7 +21,7 @@ from typing import Self
 import structlog
 
 from worker import pip_fork
-from worker.pip import LOOK_EVERY_SECONDS, Outcome, PinnedPip, environment, wait_for
+from worker.pip import LOOK_EVERY_SECONDS, DeadlineExceeded, Outcome, PinnedPip, environment, wait_for
 
 _ANSWER_SECONDS = 60.0
 """For killing a process and telling how it ended, on a machine with much to do. One that takes longer is frozen."""
@@ -96,7 +96,7 @@ class PipServer:
         }
         pid = None
         try:
-            pid = self._ask(json.dumps(job), deadline, check)
+            pid = self._ask(json.dumps(job), deadline, check, late=DeadlineExceeded)
             wait_for(pid, deadline, check)
             return Outcome.of(self._ask(pip_fork.END, time.monotonic() + _ANSWER_SECONDS), log)
         except (_Lost, ProcessLookupError):
@@ -111,8 +111,15 @@ class PipServer:
         """End the server, and a pip that it may be running. Harmless to repeat."""
         self._abandon(None)
 
-    def _ask(self, line: str, deadline: float, check: Callable[[], None] = lambda: None) -> int:
-        """Say something and return the number that is the answer. Raises ``_Lost``, also when there is none in time."""
+    def _ask(
+        self,
+        line: str,
+        deadline: float,
+        check: Callable[[], None] = lambda: None,
+        *,
+        late: type[Exception] = _Lost,
+    ) -> int:
+        """Say something and return the number that is the answer. Raises ``_Lost``, and ``late`` after ``deadline``."""
         process = self._running()
         if process.stdin is None or process.stdout is None:
             raise RuntimeError("the pip server was started without pipes")
@@ -124,7 +131,7 @@ class PipServer:
         while not select.select([process.stdout], [], [], LOOK_EVERY_SECONDS)[0]:
             check()
             if time.monotonic() > deadline:
-                raise _Lost
+                raise late
         answer = process.stdout.readline()
         if not answer:
             raise _Lost

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,8 +60,9 @@ def pip_of(server: PipServer) -> int:
     """Return the process that runs pip, once it has its session."""
     for _ in range(400):
         pid = None if server.pid is None else only_child(server.pid)
-        if pid is not None and os.getsid(pid) == pid:
-            return pid
+        with suppress(ProcessLookupError):  # what the server asks at its start ends soon
+            if pid is not None and os.getsid(pid) == pid:
+                return pid
         time.sleep(0.05)
     raise AssertionError("pip was not started")
 
@@ -175,6 +177,22 @@ def test_a_deadline_ends_pip_and_the_next_one_is_served(
         watcher.join()
         assert gone(pids[0])
         assert server.run(task.python, ["--version"], **options(task)).exit_code == 0
+
+
+def test_a_deadline_counts_while_the_server_starts(
+    tmp_path: Path, pinned: PinnedPip, server: PipServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it has asked meanwhile, which hangs, ends with it."""
+    told, program = tmp_path / "told", tmp_path / "bin" / "lsb_release"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho $$ > {told}\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    clock = SimpleNamespace(monotonic=lambda: 1e6 if told.exists() else 0.0)  # it hangs until the time is over
+    monkeypatch.setattr("worker.pip_server.time", clock)
+    with task_directory(tmp_path, pinned) as task, pytest.raises(DeadlineExceeded):
+        server.run(task.python, ["--version"], **options(task))
+    assert gone(int(told.read_text()))
 
 
 def test_whatever_the_check_raises_ends_pip(tmp_path: Path, pinned: PinnedPip, server: PipServer, silence: str) -> None:
