@@ -28,7 +28,7 @@ MAX_ABSENCE_SECONDS = 60.0
 """An index's "I have no such project" is believed no longer than this: somebody may be publishing it right now."""
 _MAX_KEPT_FILES = 400_000
 _MAX_KEPT_PAGES = 2_000
-"""However few files are on them: a page by itself takes about 2 KB. Others are read from the disk."""
+"""However few files are on them: a page by itself takes about 4 KB. Others are read from the disk."""
 _MAX_AGE = re.compile(r"""(?:^|[\s,])max-age\s*=\s*"?(\d{1,10})""", re.IGNORECASE)
 
 
