@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Event
 from typing import Any
 
 import structlog
@@ -145,7 +146,7 @@ def _serve(
     drain: bool,
 ) -> int:
     app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
-    ready = SharedFlag()
+    ready = Event()  # of this process alone: a child has it as it was when it was forked
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
