@@ -1,5 +1,6 @@
 """The agent as a service: Celery's worker with a gateway beside it."""
 
+import ctypes
 import mmap
 import multiprocessing
 import os
@@ -47,6 +48,7 @@ _JOBS_PER_CHILD = 200
 _CHILD_KIBIBYTES = 512 * 1024
 """A child that has done so many jobs, or has become so large, is replaced after its job, whatever it leaked."""
 
+_PR_SET_PDEATHSIG = 1
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - shm_overview(7)
 
 _log = structlog.get_logger()
@@ -146,10 +148,11 @@ def _serve(
     drain: bool,
 ) -> int:
     app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
-    ready = Event()  # of this process alone: a child has it as it was when it was forked
+    main, ready = os.getpid(), Event()  # of this process alone: a child has it as it was when it was forked
     children: list[_Child] = []
 
     def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
+        _die_with(main)
         sweep_tasks(settings.temporary_directory)  # a child may be there in place of one that was killed
         try:
             # One that takes the place of another may be needed at once, and may have nothing to fetch.
@@ -188,6 +191,16 @@ def _serve(
         with announcement, ActuatorServer(listener, health.actuator()):
             worker.start()
     return EXIT_BROKEN if broken.is_set() else int(worker.exitcode or 0)
+
+
+def _die_with(main: int) -> None:
+    """Have the kernel kill this child when the main process ends (prctl(2)).
+
+    Celery's children wait for the end of a pipe that their siblings hold open as well: some stayed after a kill -9.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != main:  # it died before the question was asked
+        os._exit(1)
 
 
 def _worker(app: Celery, settings: Settings) -> Worker:

@@ -262,9 +262,12 @@ def test_a_killed_worker_leaves_its_port_to_the_next(deployment: Deployment) -> 
     probe, variables = on_port()
     with deployment.service("worker", **variables) as first:
         eventually(probe.is_ready, explain=first.log.read_text)
+        left = children(first.process.pid)
         first.kill()
         with deployment.service("worker", **variables) as second:
             eventually(probe.is_ready, explain=second.log.read_text)
+        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+    assert left
 
 
 def test_clients_that_are_slow_or_talk_nonsense_hold_up_nobody(deployment: Deployment) -> None:
