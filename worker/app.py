@@ -8,6 +8,8 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -77,8 +79,8 @@ class _Child:
         settings: Settings,
         gateway: GatewayAddress,
         pip: PinnedPip,
-        stop: SharedFlag,
         traces: Tracing,
+        stop: SharedFlag,
         *,
         early: bool,
     ) -> None:
@@ -147,50 +149,69 @@ def _serve(
     *,
     drain: bool,
 ) -> int:
-    app, stop, stopping, broken = celery_app(settings.redis), SharedFlag(), SharedFlag(), SharedFlag()
-    main, ready = os.getpid(), Event()  # of this process alone: a child has it as it was when it was forked
-    children: list[_Child] = []
-
-    def start_child(**_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
-        _die_with(main)
-        sweep_tasks(settings.temporary_directory)  # a child may be there in place of one that was killed
-        try:
-            # One that takes the place of another may be needed at once, and may have nothing to fetch.
-            children.append(_Child(settings, gateway.address, pip, stop, traces, early=not ready.is_set()))
-        except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
-            _log.exception("child_broke")
-            broken.set()
-            os.kill(os.getppid(), signal.SIGTERM)
-
-    def end_child(**_: Any) -> None:  # noqa: ANN401
-        for child in children:
-            child.close()
-
-    def begin_stop(**_: Any) -> None:  # noqa: ANN401
-        stopping.set()
-        if not drain:
-            stop.set()
-
-    def run_in_child(message: FetchMessage) -> None:
-        children[0].run(message)
-
-    register(app, run_in_child)
-    receivers = {
-        signals.worker_process_init: start_child,
-        signals.worker_process_shutdown: end_child,
-        signals.worker_shutting_down: begin_stop,
-        signals.worker_ready: lambda **_: ready.set(),
-        signals.setup_logging: _keep_our_logging,
-    }
+    app = celery_app(settings.redis)
+    pool = _Pool(partial(_Child, settings, gateway.address, pip, traces), settings.temporary_directory, drain=drain)
+    register(app, pool.run)
     consumer = ConsumerWatch()
     app.steps["consumer"].add(consumer.step())
-    announcement = Announcement(settings, running=_running_jobs, stopping=stopping.is_set)
-    health = AgentHealth(settings, gateway=gateway, consumer=consumer, running=_running_jobs, stopping=stopping.is_set)
-    with _connected(receivers):
+    stopping = pool.stopping.is_set
+    announcement = Announcement(settings, running=_running_jobs, stopping=stopping)
+    health = AgentHealth(settings, gateway=gateway, consumer=consumer, running=_running_jobs, stopping=stopping)
+    with _connected(pool.receivers()):
         worker = _worker(app, settings)
         with announcement, ActuatorServer(listener, health.actuator()):
             worker.start()
-    return EXIT_BROKEN if broken.is_set() else int(worker.exitcode or 0)
+    return EXIT_BROKEN if pool.broken.is_set() else int(worker.exitcode or 0)
+
+
+class _Pool:
+    """What happens in Celery's main process and in its children when they start, stop and are given a job.
+
+    Made in the main process. A child has all of it as it was at the fork; the flags are shared.
+    """
+
+    def __init__(self, make_child: Callable[..., _Child], temporary_directory: Path, *, drain: bool) -> None:
+        self.stopping, self.broken = SharedFlag(), SharedFlag()
+        self._stop_jobs = SharedFlag()
+        self._make_child, self._temporary_directory, self._drain = make_child, temporary_directory, drain
+        self._main, self._ready = os.getpid(), Event()
+        self._child: _Child | None = None
+
+    def receivers(self) -> dict[Signal, Callable[..., None]]:
+        """Return what is to be called at which of Celery's signals."""
+        return {
+            signals.worker_process_init: self._start_child,
+            signals.worker_process_shutdown: self._end_child,
+            signals.worker_shutting_down: self._begin_stop,
+            signals.worker_ready: lambda **_: self._ready.set(),
+            signals.setup_logging: _keep_our_logging,
+        }
+
+    def run(self, message: FetchMessage) -> None:
+        """Run a job in this child."""
+        if self._child is None:
+            raise RuntimeError("the signal at the start of a child has not come")
+        self._child.run(message)
+
+    def _start_child(self, **_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
+        _die_with(self._main)
+        sweep_tasks(self._temporary_directory)  # a child may be there in place of one that was killed
+        try:
+            # One that takes the place of another may be needed at once, and may have nothing to fetch.
+            self._child = self._make_child(self._stop_jobs, early=not self._ready.is_set())
+        except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
+            _log.exception("child_broke")
+            self.broken.set()
+            os.kill(os.getppid(), signal.SIGTERM)
+
+    def _end_child(self, **_: Any) -> None:  # noqa: ANN401
+        if self._child is not None:
+            self._child.close()
+
+    def _begin_stop(self, **_: Any) -> None:  # noqa: ANN401
+        self.stopping.set()
+        if not self._drain:
+            self._stop_jobs.set()
 
 
 def _die_with(main: int) -> None:
