@@ -1,6 +1,5 @@
 """The agent as a service: Celery's worker with a gateway beside it."""
 
-import ctypes
 import mmap
 import multiprocessing
 import os
@@ -50,7 +49,6 @@ _JOBS_PER_CHILD = 200
 _CHILD_KIBIBYTES = 512 * 1024
 """A child that has done so many jobs, or has become so large, is replaced after its job, whatever it leaked."""
 
-_PR_SET_PDEATHSIG = 1
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - shm_overview(7)
 
 _log = structlog.get_logger()
@@ -194,7 +192,7 @@ class _Pool:
         self._child.run(message)
 
     def _start_child(self, **_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
-        _die_with(self._main)
+        _end_without(self._main)
         sweep_tasks(self._temporary_directory)  # a child may be there in place of one that was killed
         try:
             # One that takes the place of another may be needed at once, and may have nothing to fetch.
@@ -214,14 +212,14 @@ class _Pool:
             self._stop_jobs.set()
 
 
-def _die_with(main: int) -> None:
-    """Have the kernel kill this child when the main process ends (prctl(2)).
+def _end_without(main: int) -> None:
+    """End this child when its main process is gone.
 
-    Celery's children wait for the end of a pipe that their siblings hold open as well: some stayed after a kill -9.
+    Celery has the kernel kill a child whose main process ends (prctl(2), PR_SET_PDEATHSIG), which it does not do where
+    that happened before it was asked to: such a child would wait for ever.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != main:  # it died before the question was asked
-        os._exit(1)
+    if os.getppid() != main:
+        os._exit(EXIT_BROKEN)
 
 
 def _worker(app: Celery, settings: Settings) -> Worker:

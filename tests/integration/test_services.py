@@ -1,5 +1,9 @@
 """Scheduler and workers as services that share a Redis and a store."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -83,6 +87,47 @@ def test_a_worker_killed_in_the_middle_of_a_download_loses_nothing(
             assert "task_directory_swept" in swept.log.read_text()
     assert not list(tmp_path.glob("vizfetch-*"))
     assert len(list((tmp_path / "store" / "bundles" / "acme-charts" / "1.0").iterdir())) == 1
+
+
+def test_children_that_are_only_starting_end_with_a_killed_worker(deployment: Deployment) -> None:
+    """Celery has asked for that too late: a child's main process is gone by then."""
+    program, born = deployment.directory / "vizfetch", deployment.directory / "born"
+    program.write_text(_KILLED_WHILE_ITS_CHILDREN_START.format(born=str(born)))
+    variables = {**deployment.environment, "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"}
+    log = deployment.directory / "killed.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen([sys.executable, program], env=variables, stdout=output, stderr=output)
+        assert worker.wait(60) == -signal.SIGKILL, log.read_text()
+    pids = born.read_text().split()
+    assert len(pids) == 2
+    try:
+        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 20)
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+_KILLED_WHILE_ITS_CHILDREN_START = """
+import os, signal, sys, time
+from celery import platforms
+from cli.main import run
+
+def late(name):
+    main = os.getppid()
+    with open({born!r}, "a+") as born:
+        print(os.getpid(), file=born, flush=True)
+        born.seek(0)
+        if len(born.readlines()) == 2:
+            os.kill(main, signal.SIGKILL)
+    while os.getppid() == main:
+        time.sleep(0.01)
+    ask(name)
+
+ask, platforms.set_pdeathsig = platforms.set_pdeathsig, late
+sys.argv = ["vizfetch", "worker"]
+run()
+"""
 
 
 def test_a_worker_that_stops_gives_its_job_back_at_once(
