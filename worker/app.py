@@ -200,7 +200,7 @@ class _Pool:
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker
             _log.exception("child_broke")
             self.broken.set()
-            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(self._main, signal.SIGTERM)
 
     def _end_child(self, **_: Any) -> None:  # noqa: ANN401
         if self._child is not None:
