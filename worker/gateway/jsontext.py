@@ -9,9 +9,12 @@ from typing import IO, Any
 _PIECE_BYTES = 64 * 1024
 _MAX_VALUE_CHARACTERS = 256 * 1024
 """Of what is read as one. What a page tells of a file has some two thousand."""
+_SPACES = " \t\n\r"
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"[0-9.eE+-]*")
-_HALVES = (r"\ud", r"\uD")
+_HALVES = re.compile(r"\\u[dD]")
+_ENDS_ITSELF = ("{", "[", '"')
+"""What a value begins with whose end shows; a number whose text ends may go on, as "1" does in "1e5"."""
 
 
 class JsonText:
@@ -47,7 +50,7 @@ class JsonText:
         self._values_left -= 1
         if self._values_left < 0:
             raise ValueError("it has more values than so many files would")
-        self._peek()
+        start = self._peek()
         while True:
             try:
                 value, end = self._parse(self._text, self._at)
@@ -55,10 +58,10 @@ class JsonText:
                 if not self._read_on():
                     raise
             else:
-                # A number whose text ends here may go on, as "1" does in "1e5".
-                if not _NUMBER.fullmatch(self._text, end) or not self._read_on():
+                if start in _ENDS_ITSELF or not _NUMBER.fullmatch(self._text, end) or not self._read_on():
                     break
-        if any(self._text.find(half, self._at, end) >= 0 for half in _HALVES):
+        # Escapes are rare, and finding none is quick.
+        if self._text.find("\\u", self._at, end) >= 0 and _HALVES.search(self._text, self._at, end):
             _require_text(value)
         self._at = end
         return value
@@ -97,6 +100,8 @@ class JsonText:
     def _peek(self) -> str:
         """Return the next character that is no space; nothing at the end."""
         while True:
+            if self._at < len(self._text) and (mark := self._text[self._at]) not in _SPACES:
+                return mark
             space = _SPACE.match(self._text, self._at)
             self._at = space.end() if space else self._at
             if self._at < len(self._text):

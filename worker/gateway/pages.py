@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import IO, Any, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import pypi_simple
 from packaging.specifiers import SpecifierSet
 from packaging.tags import InvalidTag, Tag, TooManyTagsError, parse_tag
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from pydantic import ValidationError
+from pydantic import BaseModel, StrictBool, ValidationError
 from pypi_simple.html import Link
 
 from bundles.target import fits, full_version, tags
@@ -49,6 +49,8 @@ _SOUND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]*")
 _ALGORITHM = re.compile(r"[\w-]+")
 _DIGEST = re.compile(r"[0-9a-fA-F]+")
 _SHA256_DIGITS = 64
+_USUAL = re.compile(rf"sha256=[0-9a-f]{{{_SHA256_DIGITS}}}")
+"""All digests of nearly every file."""
 _OTHER_ALGORITHMS = ("sha512", "sha384", "sha224", "sha1", "md5")
 """What else installers compare (PEP 503), the best first."""
 _SDIST = re.compile(r"\.(?:tar\.gz|zip)$")
@@ -242,6 +244,8 @@ def _from_json(project: str, url: str, body: IO[bytes]) -> tuple[list[IndexFile]
 
 
 _ABSOLUTE = ("https://", "http://")
+_WHEEL_PARTS = 5
+"""Without a build number."""
 _ABOUT = {"meta", "name", "project-status"}
 
 
@@ -254,25 +258,70 @@ def _json_files(project: str, url: str, text: JsonText) -> Iterator[IndexFile]:
             yield file
 
 
+class _Listed(BaseModel, alias_generator=lambda name: name.replace("_", "-")):
+    """A file by PEP 691, 700 and 714."""
+
+    filename: str
+    url: str
+    hashes: dict[str, str]
+    requires_python: str | None = None
+    core_metadata: StrictBool | dict[str, str] | None = None
+    yanked: StrictBool | str = False
+    size: int | None = None
+    upload_time: datetime | None = None
+
+
 def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPackage:  # noqa: ANN401 - any JSON
-    """Validate what a page says of a file, but for what nobody here asks for, and which costs most.
+    """Validate what a page says of a file, but for what nobody here asks for: a page may hold thousands.
 
     A time that is none counts as unknown, and "yanked" without yes, no or reason as no. Raises ValueError that names
     the file.
     """
-    base: str | None = url
-    if isinstance(entry, dict):
-        entry.pop("provenance", None)
-        address = entry.get("url")
-        base = None if isinstance(address, str) and address.startswith(_ABSOLUTE) else url
     try:
-        return pypi_simple.DistributionPackage.from_json_data(entry, project, base)
+        listed = _Listed.model_validate(entry)
     except ValidationError as error:
         wrong = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
-        if wrong and all(_dispensable(entry, name) for name in wrong):
-            rest = {name: value for name, value in entry.items() if name not in wrong}
-            return pypi_simple.DistributionPackage.from_json_data(rest, project, base)
-        raise ValueError(f"{_named(entry)}: {_problem(error)}") from error
+        if not wrong or not all(_dispensable(entry, name) for name in wrong):
+            raise ValueError(f"{_named(entry)}: {_problem(error)}") from error
+        return _described({name: value for name, value in entry.items() if name not in wrong}, project, url)
+    name, version, kind = _parts(listed.filename, project)
+    yanked, metadata = listed.yanked, listed.core_metadata
+    return pypi_simple.DistributionPackage(
+        filename=listed.filename,
+        url=listed.url if listed.url.startswith(_ABSOLUTE) else urljoin(url, listed.url),
+        project=name,
+        version=version,
+        package_type=kind,
+        digests=listed.hashes,
+        requires_python=listed.requires_python,
+        has_sig=None,
+        is_yanked=isinstance(yanked, str) or yanked,
+        yanked_reason=yanked if isinstance(yanked, str) else None,
+        has_metadata=isinstance(metadata, dict) or metadata,
+        metadata_digests=metadata if isinstance(metadata, dict) else None,
+        size=listed.size,
+        upload_time=listed.upload_time,
+    )
+
+
+def _parts(filename: str, project: str) -> tuple[str | None, str | None, str | None]:
+    """Return a file's project, version and type by its name; all None when it says nothing of the kind.
+
+    The usual names of wheels (PEP 427) and source distributions (PEP 625) are taken apart here, all others by the
+    library, whose patterns take several times as long.
+    """
+    if filename.endswith(".whl"):
+        parts = filename.split("-")
+        if len(parts) == _WHEEL_PARTS or (len(parts) == _WHEEL_PARTS + 1 and parts[2][:1].isdecimal()):
+            return parts[0], parts[1], "wheel"
+    elif filename.endswith(".tar.gz"):
+        name, _, version = filename.removesuffix(".tar.gz").rpartition("-")
+        if canonicalize_name(name) == project and _version(version) is not None:
+            return name, version, "sdist"
+    try:
+        return pypi_simple.parse_filename(filename, project)
+    except pypi_simple.UnparsableFilenameError:
+        return None, None, None
 
 
 def _dispensable(entry: Any, name: str) -> bool:  # noqa: ANN401 - any JSON
@@ -353,19 +402,20 @@ def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile |
     version = _version(package.version or "")
     if version is None or package.project is None or not _nameable(package.filename):
         return None
-    if canonicalize_name(package.project) != project or not _sound_hashes(package):
+    digests, metadata_digests = _digests(package.digests), _digests(package.metadata_digests or {})
+    if canonicalize_name(package.project) != project or digests is None or metadata_digests is None:
         return None
     return IndexFile(
         filename=package.filename,
         url=package.url,
         version=version,
         is_wheel=package.package_type == "wheel",
-        digests=_digests(package.digests),
+        digests=digests,
         size_bytes=None if package.size is None or package.size < 0 else package.size,
         requires_python=_range(package.requires_python),
         yanked=_line(package.yanked_reason or "", _MAX_REASON_CHARACTERS) if package.is_yanked else None,
         uploaded=_utc(package.upload_time) if package.upload_time else None,
-        metadata_digests=_digests(package.metadata_digests or {}) if package.has_metadata else None,
+        metadata_digests=metadata_digests if package.has_metadata else None,
     )
 
 
@@ -386,22 +436,22 @@ def _range(requires_python: str | None) -> str | None:
     return sys.intern(requires_python)
 
 
-def _digests(hashes: Mapping[str, str]) -> str:
+def _digests(hashes: Mapping[str, str]) -> str | None:
+    """Return digests with their algorithms; None when one is no digest: the cache names files by them."""
+    if len(hashes) == 1 and _USUAL.fullmatch(usual := f"sha256={hashes.get('sha256')}".lower()):
+        return usual
+    if not all(_sound(name, digest) for name, digest in hashes.items()):
+        return None
     return " ".join(f"{name}={digest}".lower() for name, digest in hashes.items() if _ALGORITHM.fullmatch(name))
+
+
+def _sound(name: str, digest: str) -> bool:
+    return _DIGEST.fullmatch(digest) is not None and (name.lower() != "sha256" or len(digest) == _SHA256_DIGITS)
 
 
 def _by_algorithm(digests: str) -> dict[str, str]:
     pairs = (each.rpartition("=") for each in digests.split())
     return {name: digest for name, _, digest in pairs}
-
-
-def _sound_hashes(package: pypi_simple.DistributionPackage) -> bool:
-    """Tell whether digests are digests: the cache names files by them."""
-    return all(
-        _DIGEST.fullmatch(digest) and (name.lower() != "sha256" or len(digest) == _SHA256_DIGITS)
-        for hashes in (package.digests, package.metadata_digests or {})
-        for name, digest in hashes.items()
-    )
 
 
 @lru_cache(maxsize=20_000)

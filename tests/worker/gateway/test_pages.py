@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypi_simple import ProjectPage
 
@@ -92,6 +92,32 @@ def test_names_that_are_unsound_or_of_others_are_dropped(name: str) -> None:
 def test_files_with_unsound_digests_are_dropped(hashes: dict[str, str], place: str) -> None:
     entry: dict[str, object] = {"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, place: hashes}
     assert read_json(entry).files == ()
+
+
+_FILENAMES = st.tuples(
+    st.sampled_from(["demo", "Demo", "de_mo", "demo-demo", "demo.", "other", ""]),
+    st.sampled_from(
+        ["-1.0", "-1", "-1.0-1", "-v1.0", "-1.0.post1", "-1!2.0", "-1.0+local.1", "-1_0", "-1.0.x", "", "-"]
+    ),
+    st.sampled_from(["", "", "-1", "-1a", "-x", "-"]),
+    st.sampled_from(
+        ["", "", "-py3-none-any", "-cp311-cp311-manylinux_2_17_x86_64", "-3-none-any", "-a-b-c-d", ".linux-x86_64"]
+    ),
+    st.sampled_from(
+        [".whl", ".whl", ".tar.gz", ".tar.gz", ".zip", ".egg", ".exe", ".tar.bz2", ".rpm", ".msi", ".WHL", ""]
+    ),
+).map("".join)
+
+
+@settings(max_examples=1000)
+@given(filename=_FILENAMES)
+def test_names_of_files_mean_the_same_in_both_forms(filename: str) -> None:
+    """The library takes them apart for HTML."""
+    listed = read_json({"filename": filename, "url": filename, "hashes": {}}).files
+    linked = read_html(f'<a href="{filename}">{filename}</a>', '<a href="demo-9.whl">demo-9.whl</a>').files
+    assert [(file.filename, file.version, file.is_wheel) for file in listed] == [
+        (file.filename, file.version, file.is_wheel) for file in linked if file.filename == filename
+    ]
 
 
 @pytest.mark.parametrize("tags", ["py36+-none-any", "py3.-none-any", "py3--any", "py3.py2" * 100 + "-none-any"])
