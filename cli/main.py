@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from cli import agents, batches, cache, check, configuration, fetch, logs, published, schedules, services
 from cli.errors import EXIT_FAILED, explain
+from cli.groups import CommandGroup
 from cli.invocation import Invocation
 from config.entries import is_setting, is_tracing, split_arguments, split_foreign
 from config.privacy import hide_from_neighbours
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """The commands. What is wrong with the agent's arguments is said before what that does to the command line."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as typer's
@@ -54,6 +54,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # what draws frames for it takes half the time that --help has
 )
 
 
@@ -123,6 +124,8 @@ def run() -> NoReturn:
     for name in environment:
         if is_setting(name) or is_tracing(name):
             del os.environ[name]
+    # Looking for plugins, pydantic reads what every distribution says of itself; here there are none.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if sys.stdout.encoding == _ASCII:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # it is what Python opened
     sys.exit(main([_as_utf_8(argument) for argument in sys.argv[1:]], environment))

@@ -12,6 +12,7 @@ import typer
 
 from cli.audit import recorded
 from cli.batches import tell_of_losses
+from cli.groups import CommandGroup
 from cli.invocation import AsJson, ConfigFile, invocation
 from cli.output import print_error, print_json, print_table
 from config.durations import format_duration
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from scheduler.manifest import Asked
 
 app = typer.Typer(
-    help="Manifests that are looked at again and again. Redis holds them: keep the files.", no_args_is_help=True
+    cls=CommandGroup,
+    rich_markup_mode=None,
+    help="Manifests that are looked at again and again. Redis holds them: keep the files.",
+    no_args_is_help=True,
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Up to 64 letters, digits, dots, dashes and underscores.")]

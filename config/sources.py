@@ -19,7 +19,6 @@ from typing import Any
 from config import kinds
 from config.choice import Choice, choose
 from config.entries import Written, from_arguments, from_environment, split_arguments, understand
-from config.files import from_file
 from config.names import CONFIG_VARIABLE, SETTINGS, Generation, Setting
 from config.problems import Problem, SettingsError
 from config.redis_url import from_parts
@@ -117,10 +116,14 @@ def _of_the_machine(choice: Choice) -> Choice:
 
 
 def _file(environment: Mapping[str, str], file: Path | None) -> tuple[list[Written], list[Problem]]:
+    named = environment.get(CONFIG_VARIABLE, "")
+    if file is None and not named:
+        return [], []
+    from config.files import from_file  # noqa: PLC0415 - most have no such file, and what reads it loads slowly
+
     if file is not None:
         return from_file(file, ("argument", "--config"))
-    named = environment.get(CONFIG_VARIABLE, "")
-    return from_file(Path(named), ("environment", CONFIG_VARIABLE)) if named else ([], [])
+    return from_file(Path(named), ("environment", CONFIG_VARIABLE))
 
 
 def _build(choice: Choice, environment: Mapping[str, str]) -> Settings:

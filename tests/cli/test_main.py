@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +26,23 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "--version") == (0, f"vizfetch {metadata.version('vizfetch')}\n")
+
+
+@pytest.mark.parametrize(("arguments", "last"), [((), "keep the files."), (("schedule",), "stays.")])
+def test_help_tells_the_whole_of_what_each_command_does(
+    capsys: pytest.CaptureFixture[str], arguments: Sequence[str], last: str
+) -> None:
+    code, printed = told(capsys, *arguments, "--help")
+    assert code == 0
+    assert "..." not in printed.partition("Commands:")[2]
+    assert printed.rstrip().endswith(last)
+
+
+def test_help_loads_nothing_that_it_does_not_need() -> None:
+    heavy = "{'rich', 'pydantic', 'redis', 'celery', 'yaml', 'requests'}"
+    program = f"import sys; from cli.main import main; main(['--help'], {{}}); print({heavy} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize(
