@@ -4,13 +4,14 @@
 in pixels as a page counts them: packages in use hold pictures that are two or three times as high, for dense screens.
 """
 
+import hashlib
 import json
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 from zipfile import ZipFile, ZipInfo
 
 import yaml
@@ -57,6 +58,14 @@ _COMMON_MINORS = (2, 4, 5)
 """Of format 4: those that packages in use have."""
 
 
+_KEPT_SPEC_BYTES = 2**20
+"""As text; ten times what a package in use has."""
+_KEPT_NOTEBOOK_BYTES = 2**30
+"""Of each only a digest is kept, and what is wrong with it."""
+
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True)
 class Found:
     """What a wheel holds; ``issues`` are all reasons why some of it is not usable."""
@@ -75,6 +84,31 @@ def find(archive: ZipFile) -> Found:
     found = sorted((each for match in search.specs for each in search.read(match)), key=lambda each: each.notebook)
     search.compare(found)
     return Found(tuple(found), tuple(search.issues), tuple(search.warnings))
+
+
+class Remembered(Generic[_T]):
+    """A function of bytes that does its work once for each content in a process: a package's versions share most files.
+
+    Forgets everything once it has seen ``max_bytes``. What the function raises is not remembered.
+    """
+
+    def __init__(self, function: Callable[[bytes], _T], max_bytes: int) -> None:
+        self._function = function
+        self._left_bytes = self._max_bytes = max_bytes
+        self._results: dict[bytes, _T] = {}
+
+    def __call__(self, data: bytes) -> _T:
+        """Return what the function returns, or returned before."""
+        key = hashlib.sha256(data).digest()
+        known = self._results.get(key)
+        if known is not None:
+            return known
+        result = self._function(data)
+        if self._left_bytes < len(data):
+            self._results, self._left_bytes = {}, self._max_bytes
+        self._left_bytes -= len(data)
+        self._results[key] = result
+        return result
 
 
 class _Search:
@@ -163,7 +197,7 @@ class _Search:
     def _spec(self, path: str, issues: list[str]) -> Spec | None:
         """Return the parsed spec; problems are added to ``issues``."""
         try:
-            spec, unknown = parse_spec(self._bytes(path, MAX_SPEC_BYTES))
+            spec, unknown = _known_spec(self._bytes(path, MAX_SPEC_BYTES))
         except ValidationError as error:
             issues += [f"{path}: {issue}" for issue in _schema_issues(error)]
             return None
@@ -183,7 +217,7 @@ class _Search:
         except ValueError as error:
             yield f"{path} {error}"
             return
-        yield from (f"{path} {issue}" for issue in notebook_issues(data))
+        yield from (f"{path} {issue}" for issue in _known_issues(data))
 
     def _image_issues(self, path: str, height: int) -> Iterator[str]:
         try:
@@ -387,3 +421,7 @@ def _give_ids(document: Any) -> None:  # noqa: ANN401 - whatever JSON holds
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+_known_spec = Remembered(parse_spec, _KEPT_SPEC_BYTES)
+_known_issues = Remembered(notebook_issues, _KEPT_NOTEBOOK_BYTES)

@@ -8,7 +8,7 @@ from zipfile import ZipFile
 import pytest
 
 from bundles import visualizations
-from bundles.visualizations import Found, find, notebook_issues, parse_spec, parse_yaml
+from bundles.visualizations import Found, Remembered, find, notebook_issues, parse_spec, parse_yaml
 from tests.support.wheels import build_wheel, notebook, png, spec, visualization_files
 
 BARS = visualization_files("a", ["bars"])
@@ -268,3 +268,38 @@ def test_a_process_may_prepare_for_the_versions_in_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[(4, 2), (4, 4), (4, 5)]\n"
+
+
+def test_what_is_remembered_is_of_the_content_and_bounded() -> None:
+    asked: list[bytes] = []
+
+    def upper(data: bytes) -> bytes:
+        asked.append(data)
+        if not data.isalpha():
+            raise ValueError
+        return data.upper()
+
+    remembered = Remembered(upper, max_bytes=6)
+    assert [remembered(data) for data in (b"abc", b"abc", b"xyz", b"abc")] == [b"ABC", b"ABC", b"XYZ", b"ABC"]
+    assert asked == [b"abc", b"xyz"]
+    assert remembered(b"d") == b"D"  # takes more than was left
+    assert remembered(b"abc") == b"ABC"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"^$"):
+            remembered(b"1")
+    assert asked[2:] == [b"d", b"abc", b"1", b"1"]
+
+
+def test_a_spec_that_two_packages_share_is_parsed_once_and_belongs_to_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def parse(data: bytes) -> Any:
+        parsed.append(data)
+        return parse_spec(data)
+
+    monkeypatch.setattr(visualizations, "_known_spec", Remembered(parse, max_bytes=10_000))
+    first, second = (_find(tmp_path / version, {}) for version in ("1", "2"))
+    assert len(parsed) == 1
+    assert first.visualizations == second.visualizations != ()
