@@ -79,7 +79,7 @@ def _again(running: Stack, index: IndexServer, names: list[str]) -> Mapping[str,
     index.requests.clear()
     redis = connect(RedisSettings.model_validate({"url": running.deployment.variables[f"{PREFIX}REDIS_URL"]}))
     store = StatusStore(redis)
-    specs = [spec for spec in map(store.spec, store.members(first["id"])) if spec]
+    specs = [order.spec for order in store.orders(store.members(first["id"])).values()]
     batches = [f"again-{number}" for number in range(_BATCHES)]
     with spending(running.pids) as spent:
         for batch in batches:

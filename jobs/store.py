@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
@@ -68,6 +69,23 @@ class UnreadableJob(Exception):
             "Update the schedulers and the agents."
         )
         self.job = job
+
+
+@dataclass(frozen=True)
+class Order:
+    """A job as whoever hands it to an agent has to know it."""
+
+    job: str
+    text: str
+    waiting: str | None
+    """Why no agent could have it, if somebody noted that before."""
+    traceparent: str | None
+    """By what the trace of whoever queued it is continued, if he sends one."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """What is to be fetched. Raises ``UnreadableJob``."""
+        return _spec_of(self.job, self.text)
 
 
 @contextmanager
@@ -150,16 +168,13 @@ class StatusStore:
                 changed += self._run(script, json.dumps(jobs[start : start + _CHANGED_AT_ONCE]), *arguments)
         return changed
 
-    def spec(self, job: str) -> JobSpec | None:
-        """Return what a job is to fetch; None when there is no such job. Raises ``UnreadableJob``."""
-        with translated():
-            text = cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "spec"))
-        return None if text is None else _spec_of(job, text)
-
-    def traceparent(self, job: str) -> str | None:
-        """Return by what the trace of whoever queued a job is continued; None when it sends none."""
-        with translated():
-            return cast("str | None", self._redis.hget(f"{self._prefix}:job:{job}", "traceparent"))
+    def orders(self, jobs: Sequence[str]) -> Mapping[str, Order]:
+        """Return of each job that exists what is to be known to hand it to an agent, in one round trip."""
+        with translated(), self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                pipe.hmget(f"{self._prefix}:job:{job}", "spec", "waiting", "traceparent")
+            found = zip(jobs, pipe.execute(), strict=True)
+        return {job: Order(job, text, waiting, trace) for job, (text, waiting, trace) in found if text is not None}
 
     def note(self, job: str, waiting: str) -> None:
         """Say why a queued job is not given to any agent; the empty text says that it is. Idempotent."""

@@ -4,7 +4,7 @@ Any number of loops may run. Every step is a script that changes a job once, so 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -26,13 +26,13 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Broker:
-    """The way to the workers: publishes a message unless nobody can take it, and tells how many of a priority wait.
+    """The way to the workers: publishes messages that somebody can take, and tells how many of a priority wait.
 
     Both raise ``StatusUnavailable``.
     """
 
-    publish: Callable[[FetchMessage, Priority], bool]
-    """Tells whether it did."""
+    publish: Callable[[Sequence[FetchMessage], Priority], bool]
+    """Tells whether it published any."""
     waiting: Callable[[Priority], int]
 
 
@@ -105,5 +105,7 @@ class Loop:
 
     def _fill(self, priority: Priority, free: int) -> None:
         # A message may be lost with the worker that took it from the queue; two leases later it is published again.
-        for job, attempt in self._store.take_due(free, 2 * self._lease_seconds, priority):
-            self._published |= self._broker.publish(FetchMessage(job=job, attempt=attempt), priority)
+        taken = self._store.take_due(free, 2 * self._lease_seconds, priority)
+        if taken:
+            messages = [FetchMessage(job=job, attempt=attempt) for job, attempt in taken]
+            self._published |= self._broker.publish(messages, priority)

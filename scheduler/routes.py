@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -14,7 +14,7 @@ from config.tracing import active, continued
 from jobs.agents import Agents
 from jobs.models import FetchMessage, JobSpec, Priority
 from jobs.queue import lengths, publish, queue_for
-from jobs.store import StatusStore, UnreadableJob, translated
+from jobs.store import Order, StatusStore, UnreadableJob, translated
 from scheduler.loop import WINDOW
 
 _LOOK_EVERY_SECONDS = 1.0
@@ -82,19 +82,23 @@ class Routes:
         self._looked_everywhere[priority] = now
         return self._served
 
-    def publish(self, message: FetchMessage, priority: Priority) -> bool:
-        """Publish a message into the queue of its job, if somebody serves it and it has room; tells whether it did.
+    def publish(self, messages: Sequence[FetchMessage], priority: Priority) -> bool:
+        """Publish each message into the queue of its job, if somebody serves it and it has room; tells whether any was.
 
         Called for what was taken after ``waiting`` was asked for the same priority.
         """
+        orders = self.store.orders([message.job for message in messages])
+        there = [(message, orders[message.job]) for message in messages if message.job in orders]
+        published = [self._publish(message, order, priority) for message, order in there]
+        return any(published)
+
+    def _publish(self, message: FetchMessage, order: Order, priority: Priority) -> bool:
         try:
-            spec = self.store.spec(message.job)
+            spec = order.spec
         except UnreadableJob as error:
             self._hold(message, str(error))
             if self._worth_a_word("unreadable"):
                 _log.error("job_unreadable", job=message.job, reason=str(error))
-            return False
-        if spec is None:
             return False
         queue = queue_for(spec)
         if queue not in self._served:
@@ -107,8 +111,9 @@ class Routes:
         if self._lengths[queue] >= self._room:
             self.store.defer(message.job, message.attempt, _AGAIN_FULL_SECONDS)
             return False
-        self.store.note(message.job, "")
-        with continued(self.store.traceparent(message.job) if active() else None):
+        if order.waiting:
+            self.store.note(message.job, "")
+        with continued(order.traceparent if active() else None):
             publish(self.app, message, queue, priority)
         self._lengths[queue] += 1
         return True

@@ -86,8 +86,8 @@ def test_a_turn_costs_what_it_takes_not_what_there_is(redis: Redis, store: Statu
 def test_the_urgent_go_first_and_fill_no_place_of_others(store: StatusStore) -> None:
     published: list[Priority] = []
 
-    def publish(_message: FetchMessage, priority: Priority) -> bool:
-        published.append(priority)
+    def publish(messages: Sequence[FetchMessage], priority: Priority) -> bool:
+        published.extend([priority] * len(messages))
         return True
 
     enqueue(store, "low", 100, Priority.LOW)

@@ -1,4 +1,5 @@
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -33,9 +34,9 @@ class Messages:
     def broker(self) -> Broker:
         return Broker(publish=self.publish, waiting=lambda _priority: self.waiting)
 
-    def publish(self, message: FetchMessage, priority: Priority) -> bool:
-        self.published.append(message)
-        self.priorities.append(priority)
+    def publish(self, messages: Sequence[FetchMessage], priority: Priority) -> bool:
+        self.published += messages
+        self.priorities += [priority] * len(messages)
         return True
 
 

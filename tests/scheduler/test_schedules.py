@@ -44,8 +44,8 @@ def test_what_is_due_becomes_a_batch_as_if_it_had_been_submitted(redis: Redis, t
     for _ in range(2):
         run_due(schedules)
     (batch,) = store.batches()
-    found = [store.spec(job) for job in store.members(batch.id)]
-    assert [(spec.requirement, spec.priority, spec.require_specs) for spec in found if spec] == [
+    found = [order.spec for order in store.orders(store.members(batch.id)).values()]
+    assert [(spec.requirement, spec.priority, spec.require_specs) for spec in found] == [
         ("acme-charts", Priority.HIGH, False),
         ("acme-maps", Priority.LOW, False),
     ]

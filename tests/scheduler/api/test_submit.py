@@ -28,8 +28,8 @@ def test_all_forms_together_become_one_batch(api: Api, store: StatusStore) -> No
     assert api.get(f"/batches/{summary['id']}") == summary
     jobs = store.batch(summary["id"]).jobs
     assert [job.requirement for job in jobs] == ["acme-charts>=1", "acme-lines", "acme-bars==1.0", "acme-maps==2"]
-    specs = [store.spec(job.id) for job in jobs]
-    assert [(spec.priority, spec.index, spec.target.python) for spec in specs if spec] == [
+    specs = [order.spec for order in store.orders([job.id for job in jobs]).values()]
+    assert [(spec.priority, spec.index, spec.target.python) for spec in specs] == [
         ("low", None, "3.11"),
         ("low", "pypi[0]", "3.11"),
         ("low", None, "3.11"),
