@@ -130,6 +130,40 @@ run()
 """
 
 
+def test_children_load_nothing_that_their_main_process_could_have_loaded_for_all(deployment: Deployment) -> None:
+    program, told = deployment.directory / "vizfetch", deployment.directory / "modules"
+    program.write_text(_TELLS_WHAT_A_CHILD_LOADS.format(told=str(told)))
+    variables = {**deployment.environment, "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"}
+    log = deployment.directory / "loading.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen([sys.executable, program], env=variables, stdout=output, stderr=output)
+        try:
+            eventually(lambda: READY in log.read_text(), explain=log.read_text)
+        finally:
+            worker.terminate()
+            assert worker.wait(20) == 0
+    assert told.read_text().splitlines() == ["[]", "[]"]
+
+
+_TELLS_WHAT_A_CHILD_LOADS = """
+import os, sys
+import worker.app
+from cli.main import run
+
+known = set()
+os.register_at_fork(after_in_child=lambda: known.update(sys.modules))
+
+def start_and_tell(pool, **options):
+    start(pool, **options)
+    with open({told!r}, "a") as told:
+        print(sorted(set(sys.modules) - known), file=told)
+
+start, worker.app._Pool._start_child = worker.app._Pool._start_child, start_and_tell
+sys.argv = ["vizfetch", "worker"]
+run()
+"""
+
+
 def test_a_worker_that_stops_gives_its_job_back_at_once(
     deployment: Deployment, store: StatusStore, index: IndexServer, tmp_path: Path
 ) -> None:
