@@ -58,10 +58,12 @@ _COMMON_MINORS = (2, 4, 5)
 """Of format 4: those that packages in use have."""
 
 
-_KEPT_SPEC_BYTES = 2**20
+_KEPT_SPEC_BYTES = 2**21
 """As text; ten times what a package in use has."""
-_KEPT_NOTEBOOK_BYTES = 2**30
+_KEPT_NOTEBOOK_BYTES = 2**28
 """Of each only a digest is kept, and what is wrong with it."""
+_KEPT_RESULT_BYTES = 2**12
+"""Counted for each besides its own bytes."""
 
 _T = TypeVar("_T")
 
@@ -89,7 +91,7 @@ def find(archive: ZipFile) -> Found:
 class Remembered(Generic[_T]):
     """A function of bytes that does its work once for each content in a process: a package's versions share most files.
 
-    Forgets everything once it has seen ``max_bytes``. What the function raises is not remembered.
+    Forgets everything once it has seen ``max_bytes``, with some for each result. What is raised is not remembered.
     """
 
     def __init__(self, function: Callable[[bytes], _T], max_bytes: int) -> None:
@@ -104,9 +106,10 @@ class Remembered(Generic[_T]):
         if known is not None:
             return known
         result = self._function(data)
-        if self._left_bytes < len(data):
+        size_bytes = len(data) + _KEPT_RESULT_BYTES
+        if self._left_bytes < size_bytes:
             self._results, self._left_bytes = {}, self._max_bytes
-        self._left_bytes -= len(data)
+        self._left_bytes -= size_bytes
         self._results[key] = result
         return result
 
@@ -373,9 +376,9 @@ def notebook_issues(data: bytes) -> list[str]:
         document = json.loads(data.decode())
         version, minor = document["nbformat"], document["nbformat_minor"]
         if type(version) is not int or version not in _NOTEBOOK_FORMATS:
-            return [f"is of notebook format {version!r}, and only {_NOTEBOOK_FORMATS} are known"]
+            return [f"is of notebook format {_short(version)}, and only {_NOTEBOOK_FORMATS} are known"]
         if type(minor) is not int:
-            return [f"is not a notebook: nbformat_minor is {minor!r}"]
+            return [f"is not a notebook: nbformat_minor is {_short(minor)}"]
         reason = _too_much(document)
         if reason is None:
             _give_ids(document)
@@ -417,6 +420,10 @@ def _give_ids(document: Any) -> None:  # noqa: ANN401 - whatever JSON holds
     if (document["nbformat"], document["nbformat_minor"]) >= (4, 5):
         for number, cell in enumerate(document["cells"]):
             cell["id"] = f"cell-{number}"
+
+
+def _short(value: object) -> str:
+    return repr(value)[:_SHOWN]
 
 
 def _one_line(error: Exception) -> str:

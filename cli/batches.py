@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jobs.models import Batch, Job
     from jobs.store import StatusStore
 
+_KINDS = f"Only jobs that failed so; may be repeated: {', '.join(ErrorKind)}."
+
 Names = Annotated[
     list[str], typer.Argument(metavar="BATCH or JOB...", help="A batch, only some jobs of it, or jobs by themselves.")
 ]
@@ -127,9 +129,7 @@ def status(
 def retry(
     context: typer.Context,
     names: Names,
-    kinds: Annotated[
-        list[ErrorKind] | None, typer.Option("--kind", help="Only jobs that failed so; may be repeated.")
-    ] = None,
+    kinds: Annotated[list[ErrorKind] | None, typer.Option("--kind", metavar="KIND", help=_KINDS)] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,5 +1,7 @@
 """What users are told when a command cannot go on, and the exit code for it."""
 
+import errno
+
 from cli.output import print_error
 
 EXIT_FAILED = 1
@@ -53,7 +55,7 @@ def _foreseen(error: Exception) -> int | None:
             code = error.exit_code
         case BundleError():
             code = EXIT_FAILED
-        case OSError() if error.filename is not None:
+        case OSError() if error.filename is not None or error.errno == errno.ENOSPC:
             # A path that the user named: something in its way, or a full disk.
             code = EXIT_FAILED
     return code
@@ -76,7 +78,7 @@ def _words(error: Exception) -> str:
             told = f"there is no batch or job {error.args[0]}, or it is older than the history that is kept"
             return f"{told}. {said(error.lost_at)}" if error.lost_at else told
         case OSError():
-            return f"{error.filename}: {error.strerror}"
+            return f"{error.filename or 'a file or the output'}: {error.strerror}"
     return str(error)
 
 

@@ -126,7 +126,7 @@ def run() -> NoReturn:
             del os.environ[name]
     # Looking for plugins, pydantic reads what every distribution says of itself; here there are none.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    if sys.stdout.encoding == _ASCII:
+    if sys.stdout is not None and sys.stdout.encoding == _ASCII:
         sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # it is what Python opened
     sys.exit(main([_as_utf_8(argument) for argument in sys.argv[1:]], environment))
 

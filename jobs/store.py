@@ -95,6 +95,8 @@ def translated() -> Iterator[None]:
         yield
     except RedisError as error:
         raise StatusUnavailable(f"Redis: {said(error)}") from error
+    except UnicodeDecodeError as error:
+        raise StatusUnavailable("Redis: a value under this prefix is not text, so it is not of vizfetch.") from error
 
 
 class StatusStore:

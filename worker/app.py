@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -130,7 +130,8 @@ def serve(
     prepare(traces)
     # Once for all processes that are forked: the second has Celery load a parser of C, for which each takes 0.05 s.
     prepare_reading()
-    get_pdeathsig()
+    with suppress(OSError):  # what Celery makes of it, too
+        get_pdeathsig()
     with gateway:
         agent = tracing_of(settings, environment, "vizfetch-worker")
         return _serve(settings, gateway, pip, listener, agent, drain=drain)

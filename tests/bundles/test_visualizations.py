@@ -270,7 +270,7 @@ def test_a_process_may_prepare_for_the_versions_in_use() -> None:
     assert done.stdout == "[(4, 2), (4, 4), (4, 5)]\n"
 
 
-def test_what_is_remembered_is_of_the_content_and_bounded() -> None:
+def test_what_is_remembered_is_of_the_content_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
 
     def upper(data: bytes) -> bytes:
@@ -279,7 +279,8 @@ def test_what_is_remembered_is_of_the_content_and_bounded() -> None:
             raise ValueError
         return data.upper()
 
-    remembered = Remembered(upper, max_bytes=6)
+    monkeypatch.setattr(visualizations, "_KEPT_RESULT_BYTES", 1)
+    remembered = Remembered(upper, max_bytes=8)
     assert [remembered(data) for data in (b"abc", b"abc", b"xyz", b"abc")] == [b"ABC", b"ABC", b"XYZ", b"ABC"]
     assert asked == [b"abc", b"xyz"]
     assert remembered(b"d") == b"D"  # takes more than was left
@@ -303,3 +304,11 @@ def test_a_spec_that_two_packages_share_is_parsed_once_and_belongs_to_both(
     first, second = (_find(tmp_path / version, {}) for version in ("1", "2"))
     assert len(parsed) == 1
     assert first.visualizations == second.visualizations != ()
+
+
+@pytest.mark.parametrize("name", ["nbformat", "nbformat_minor"])
+def test_what_a_notebook_says_of_itself_is_not_repeated_at_length(name: str) -> None:
+    document = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [], name: "x" * 100_000}
+    [issue] = notebook_issues(json.dumps(document).encode())
+    assert "xxx" in issue
+    assert len(issue) < 400

@@ -127,3 +127,12 @@ def test_credentials_that_are_not_ascii_in_a_locale_that_knows_only_that(tmp_pat
     assert wrong.returncode == 78
     assert b"PASSWORD: holds bytes that are not UTF-8 text" in wrong.stderr
     assert b"planted" not in wrong.stderr
+
+
+@pytest.mark.parametrize(("output", "code", "told"), [(">&-", 0, ""), ("> /dev/full", 1, "No space left on device")])
+def test_an_output_that_takes_nothing_is_no_defect(output: str, code: int, told: str) -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"{VIZFETCH} --help {output}"], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert told in done.stderr
+    assert "defect" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -297,3 +297,11 @@ def test_a_redis_that_is_down_is_said_to_be_down_without_its_password() -> None:
 def test_ten_thousand_jobs_are_one_batch(store: StatusStore) -> None:
     assert store.enqueue(BATCH, [spec(f"package-{number}") for number in range(10_000)]) == 10_000
     assert store.batch(BATCH, jobs=False).counts[JobState.QUEUED] == 10_000
+
+
+def test_a_value_that_is_no_text_is_said_to_be_so(redis: Redis, store: StatusStore) -> None:
+    job = submitted(store, spec())
+    redis.hset(f"vizfetch:job:{job}", "traceparent", b"\xff")
+    with pytest.raises(StatusUnavailable, match="is not text"):
+        store.orders([job])
+    redis.hdel(f"vizfetch:job:{job}", "traceparent")

@@ -277,6 +277,8 @@ def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPa
     A time that is none counts as unknown, and "yanked" without yes, no or reason as no. Raises ValueError that names
     the file.
     """
+    if not isinstance(entry, dict):
+        raise ValueError(f"{_named(entry)}: it is no JSON object")  # noqa: TRY004 - what is wrong is the document
     try:
         listed = _Listed.model_validate(entry)
     except ValidationError as error:
@@ -312,7 +314,8 @@ def _parts(filename: str, project: str) -> tuple[str | None, str | None, str | N
     """
     if filename.endswith(".whl"):
         parts = filename.split("-")
-        if len(parts) == _WHEEL_PARTS or (len(parts) == _WHEEL_PARTS + 1 and parts[2][:1].isdecimal()):
+        numbered = len(parts) == _WHEEL_PARTS + 1 and parts[2][:1].isdecimal()
+        if all(parts) and (numbered or len(parts) == _WHEEL_PARTS):
             return parts[0], parts[1], "wheel"
     elif filename.endswith(".tar.gz"):
         name, _, version = filename.removesuffix(".tar.gz").rpartition("-")

@@ -101,7 +101,18 @@ _FILENAMES = st.tuples(
     ),
     st.sampled_from(["", "", "-1", "-1a", "-x", "-"]),
     st.sampled_from(
-        ["", "", "-py3-none-any", "-cp311-cp311-manylinux_2_17_x86_64", "-3-none-any", "-a-b-c-d", ".linux-x86_64"]
+        [
+            "",
+            "",
+            "-py3-none-any",
+            "-cp311-cp311-manylinux_2_17_x86_64",
+            "-3-none-any",
+            "-py3--any",
+            "--none-any",
+            "---",
+            "-a-b-c-d",
+            ".linux-x86_64",
+        ]
     ),
     st.sampled_from(
         [".whl", ".whl", ".tar.gz", ".tar.gz", ".zip", ".egg", ".exe", ".tar.bz2", ".rpm", ".msi", ".WHL", ""]
