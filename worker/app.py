@@ -197,8 +197,8 @@ class _Pool:
 
     def _start_child(self, **_: Any) -> None:  # noqa: ANN401 - signals pass whatever their sender has
         _end_without(self._main)
-        sweep_tasks(self._temporary_directory)  # a child may be there in place of one that was killed
         try:
+            sweep_tasks(self._temporary_directory)  # a child may be there in place of one that was killed
             # One that takes the place of another may be needed at once, and may have nothing to fetch.
             self._child = self._make_child(self._stop_jobs, early=not self._ready.is_set())
         except Exception:  # noqa: BLE001 - Celery would go on with a child that fails every job: end the worker

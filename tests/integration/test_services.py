@@ -89,15 +89,20 @@ def test_a_worker_killed_in_the_middle_of_a_download_loses_nothing(
     assert len(list((tmp_path / "store" / "bundles" / "acme-charts" / "1.0").iterdir())) == 1
 
 
+def _changed_worker(deployment: Deployment, source: str) -> tuple["subprocess.Popen[bytes]", Path]:
+    """Start a program that is a worker for two jobs at once, changed in some way; return it and its log."""
+    program, log = deployment.directory / "vizfetch", deployment.directory / "changed.log"
+    program.write_text(source)
+    variables = {**deployment.environment, "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"}
+    with log.open("wb") as output:
+        return subprocess.Popen([sys.executable, program], env=variables, stdout=output, stderr=output), log
+
+
 def test_children_that_are_only_starting_end_with_a_killed_worker(deployment: Deployment) -> None:
     """Celery has asked for that too late: a child's main process is gone by then."""
-    program, born = deployment.directory / "vizfetch", deployment.directory / "born"
-    program.write_text(_KILLED_WHILE_ITS_CHILDREN_START.format(born=str(born)))
-    variables = {**deployment.environment, "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"}
-    log = deployment.directory / "killed.log"
-    with log.open("wb") as output:
-        worker = subprocess.Popen([sys.executable, program], env=variables, stdout=output, stderr=output)
-        assert worker.wait(60) == -signal.SIGKILL, log.read_text()
+    born = deployment.directory / "born"
+    worker, log = _changed_worker(deployment, _KILLED_WHILE_ITS_CHILDREN_START.format(born=str(born)))
+    assert worker.wait(60) == -signal.SIGKILL, log.read_text()
     pids = born.read_text().split()
     assert len(pids) == 2
     try:
@@ -131,17 +136,13 @@ run()
 
 
 def test_children_load_nothing_that_their_main_process_could_have_loaded_for_all(deployment: Deployment) -> None:
-    program, told = deployment.directory / "vizfetch", deployment.directory / "modules"
-    program.write_text(_TELLS_WHAT_A_CHILD_LOADS.format(told=str(told)))
-    variables = {**deployment.environment, "MODERNE_AGENT_VISUALIZATION_CONCURRENCY": "2"}
-    log = deployment.directory / "loading.log"
-    with log.open("wb") as output:
-        worker = subprocess.Popen([sys.executable, program], env=variables, stdout=output, stderr=output)
-        try:
-            eventually(lambda: READY in log.read_text(), explain=log.read_text)
-        finally:
-            worker.terminate()
-            assert worker.wait(20) == 0
+    told = deployment.directory / "modules"
+    worker, log = _changed_worker(deployment, _TELLS_WHAT_A_CHILD_LOADS.format(told=str(told)))
+    try:
+        eventually(lambda: READY in log.read_text(), explain=log.read_text)
+    finally:
+        worker.terminate()
+        assert worker.wait(20) == 0
     assert told.read_text().splitlines() == ["[]", "[]"]
 
 
