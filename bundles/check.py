@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BufferedReader
@@ -106,6 +107,12 @@ def check_wheel(file: Path, origin: Origin | None, target: Target, proofs: Proof
         licenses=metadata.licenses,
     )
     return CheckedWheel(file, wheel, metadata)
+
+
+def look_ahead(file: Path, proofs: Proofs) -> None:
+    """Do what ``check_wheel`` need not do again: hash a file and read it to its end. What is wrong, that will tell."""
+    with suppress(BrokenWheel, OSError):
+        _inspect(Content(file.name, _digest(file), file, proofs))
 
 
 def _check_target(content: "Content", metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:

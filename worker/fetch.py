@@ -27,6 +27,7 @@ from jobs.errors import ErrorKind
 from jobs.logs import readable
 from jobs.metrics import Meter
 from jobs.models import JobSpec, Progress, PublishedBundle, Timings
+from worker.ahead import checking_ahead
 from worker.background import patiently
 from worker.build import built_wheels, require_glibc
 from worker.environment import TaskDirectory, task_directory
@@ -185,7 +186,8 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
         finally:
             steps.said = _said(task, session, agent.masker)
         if outcome.exit_code == 0 and agent.settings.sdists == "never":
-            _collect(session, task, deadline, watch.look)
+            with checking_ahead(task.wheels, agent.proofs):
+                _collect(session, task, deadline, watch.look)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
     return outcome, record, seen

@@ -12,10 +12,11 @@ import pytest
 from packaging.version import Version
 
 from bundles import archive as archive_module
-from bundles.check import check_wheel
+from bundles.check import check_wheel, look_ahead
 from bundles.digest import opened_digest
 from bundles.errors import BrokenWheel, BundleError, HashMismatch, WrongTarget
 from bundles.models import Origin
+from bundles.proofs import Proofs
 from tests.bundles.factory import TARGET
 from tests.support.wheels import build_wheel, corrupt, library, link, record_hash, sha256
 
@@ -115,6 +116,24 @@ def test_what_was_just_written_is_hashed_each_time(tmp_path: Path, hashed: list[
     for _ in range(2):
         check_wheel(file, _origin(file), TARGET)
     assert len(hashed) == 2
+
+
+def test_what_was_looked_at_ahead_is_not_read_again(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = _settled(build_wheel(tmp_path, "ahead"))
+    look_ahead(file, Proofs())
+    monkeypatch.setattr("bundles.check.open_archive", None)
+    assert check_wheel(file, _origin(file), TARGET).wheel.name == "ahead"
+    assert len(hashed) == 1
+
+
+def test_what_is_wrong_is_told_by_the_check_and_not_ahead(tmp_path: Path) -> None:
+    broken = build_wheel(tmp_path, "a")
+    corrupt(broken, "a/__init__.py")
+    look_ahead(broken, Proofs())
+    look_ahead(tmp_path / "gone-1.0-py3-none-any.whl", Proofs())
+    assert "a/__init__.py" in _issues(broken)
 
 
 @pytest.mark.parametrize(

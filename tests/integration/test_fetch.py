@@ -16,6 +16,7 @@ import pytest
 from tests.integration.packages import PASSWORD
 from tests.support.command import VIZFETCH, Deployment, children, eventually, words_of
 from tests.support.index_server import Exchange, IndexServer, Slow, Stall, Status
+from tests.support.wheels import sha256
 
 _PATIENCE_SECONDS = 150
 """For a start on a machine that is busy."""
@@ -212,7 +213,7 @@ class _StallButTellMetadata:
         (Slow(0) if exchange.path.endswith(".metadata") else Stall()).play(exchange)
 
 
-def test_a_terminal_shows_the_step_the_wheels_and_the_amount(
+def test_a_terminal_shows_what_came_and_it_is_checked_while_the_rest_is_awaited(
     machine: Deployment, index: IndexServer, tmp_path: Path
 ) -> None:
     # With metadata of its own, so that nobody needs the file before the wheels themselves are fetched.
@@ -237,6 +238,9 @@ def test_a_terminal_shows_the_step_the_wheels_and_the_amount(
 
     try:
         eventually(look, explain=lambda: shown)
+        came = sha256(tmp_path / "made" / "acme_charts-1.0-py3-none-any.whl")
+        checked = tmp_path / "machine" / "cache" / "checked"
+        eventually(lambda: any(proof.read_bytes() for proof in checked.glob(f"*/{came}")), explain=lambda: shown)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)

@@ -205,6 +205,16 @@ def test_use_alone_is_no_reason_to_verify_again(
     assert kept(tmp_path).stat().st_atime_ns > 0, "it was used"
 
 
+def test_a_kept_file_is_dated_further_back_than_a_clock_stands_still(
+    index: IndexServer, make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    """So a write that comes at once still changes the time."""
+    fetch(make_gateway(index_settings(index)))
+    about = kept(tmp_path).stat()
+    assert time.time() - about.st_mtime > 5
+    assert time.time() - about.st_atime < 60, "it is the newest of the cache nevertheless"
+
+
 def test_an_index_that_fails_is_not_blamed_on_another_with_the_same_file(
     index: IndexServer, make_index: MakeIndex, make_gateway: MakeGateway
 ) -> None:

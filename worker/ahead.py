@@ -1,0 +1,41 @@
+"""Wheels are checked while others are still on their way: until then a core would only wait for the network."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from bundles.check import look_ahead
+from bundles.proofs import Proofs
+from worker.background import later
+
+_LOOK_EVERY_SECONDS = 0.05
+
+
+@contextmanager
+def checking_ahead(wheels: Path, proofs: Proofs) -> Iterator[None]:
+    """Check what arrives in a folder during the block, so that the check of the whole finds it done.
+
+    Nothing is told of it, and nobody waits: a wheel that is being read when the block is left is read to its end.
+    """
+    left = Event()
+    later(partial(_check, wheels, proofs, left))
+    try:
+        yield
+    finally:
+        left.set()
+
+
+def _check(wheels: Path, proofs: Proofs, left: Event) -> None:
+    done: set[Path] = set()
+    while not left.is_set():
+        arrived = set(wheels.glob("*.whl")) - done
+        if not arrived:
+            left.wait(_LOOK_EVERY_SECONDS)
+            continue
+        # Any of them: two processes that wait for the same wheels then seldom read the same one.
+        wheel = random.choice(sorted(arrived))  # noqa: S311 - spreads work, guards nothing
+        done.add(wheel)
+        look_ahead(wheel, proofs)
