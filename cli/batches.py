@@ -72,8 +72,6 @@ def submit(
 
     A manifest with `refresh` becomes a schedule as well, named after the file: see `vizfetch schedule`.
     """
-    from cli.schedules import register
-    from cli.watch import watch
     from config.tracing import tracing_of
     from scheduler.manifest import asked_for
     from scheduler.submit import new_batch_id
@@ -81,16 +79,20 @@ def submit(
 
     asked = asked_for(requirements or [], file)
     called = invocation(context)
-    settings = called.settings(config)
+    settings = called.settings(config, logs=False)
     with tracing_of(settings, called.environment, "vizfetch"), status_store(settings) as store:
         batch = new_batch_id()
         with recorded(settings, "batch_submit", batch=batch, entries=len(asked.entries)):
             queue(store, asked.entries, settings, batch=batch, priority=priority, anew=anew)
         if file and asked.refresh_seconds:
+            from cli.schedules import register
+
             register(file, asked, settings, priority, batch)
         if wait:
             # Whoever is interrupted here must be able to go on with `status --watch`.
             typer.echo(f"batch {batch}", err=True)
+            from cli.watch import watch  # only now, while the workers begin
+
             _show(watch(store, batch), as_json=as_json)
         elif as_json:
             print_json(store.batch(batch).as_document())
@@ -137,7 +139,7 @@ def retry(
     from config.tracing import tracing_of
 
     called = invocation(context)
-    settings = called.settings(config)
+    settings = called.settings(config, logs=False)
     with tracing_of(settings, called.environment, "vizfetch"), status_store(settings) as store:
         chosen = _chosen(store, names)
         if kinds:
@@ -148,7 +150,7 @@ def retry(
 
 def cancel(context: typer.Context, names: Names, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Stop the queued and running jobs of batches, or single jobs."""
-    settings = invocation(context).settings(config)
+    settings = invocation(context).settings(config, logs=False)
     with status_store(settings) as store:
         stop = _recorded(settings, "batch_cancel", store.cancel)
         _change(_chosen(store, names), stop, "cancelled", "the others had ended before", as_json=as_json)

@@ -41,7 +41,7 @@ class Invocation:
     def settings(self, file: Path | None = None, *, json_logs: bool = False, logs: bool = True) -> Settings:
         """Return the validated settings and set up logging with their secrets masked; raises ``SettingsError``.
 
-        Without ``logs``, for a command that only asks Redis, logging is set up when a library has something to say.
+        Without ``logs``, for a command that has hardly ever something to say, logging is set up when it has.
         """
         return self.reading(file, json_logs=json_logs, logs=logs).settings
 
@@ -54,8 +54,10 @@ class Invocation:
 
         reading = read(self.arguments, self.environment, file=file)
         settings = reading.settings
-        secrets = {*secret_values(settings), *tracing_settings(self.environment).secrets()}
-        configure_logging(json=json_logs or None, secrets=secrets, agent=settings.nickname, late=not logs)
+        tracing = tracing_settings(self.environment)
+        secrets = {*secret_values(settings), *tracing.secrets()}
+        late = not logs and not tracing.wanted
+        configure_logging(json=json_logs or None, secrets=secrets, agent=settings.nickname, late=late)
         return reading
 
 

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import structlog
-
+from config.logging import logger
 from config.secrets import Masker, secret_values
 from config.settings import Settings
 
@@ -24,8 +23,6 @@ STDOUT = "stdout"
 _STDOUT_FD = 1
 _STDERR_FD = 2
 _MODE = 0o640
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class Audit:
             self._write(line if not self._failed else b"\n" + line)
         except OSError as error:
             if not self._failed:
-                _log.error("audit_unwritten", place=str(self.place), reason=error.strerror)
+                logger().error("audit_unwritten", place=str(self.place), reason=error.strerror)
             self._failed = True
         else:
             self._failed = False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from config.secrets import Masker
 
 if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor, WrappedLogger
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 HANDLER_NAME = "vizfetch"
 
@@ -32,10 +32,22 @@ def configure_logging(
     ``json`` decides the form; by default it is JSON unless standard error is a terminal. ``secrets`` are masked by
     value in whatever is logged, by whomever: see :class:`config.secrets.Masker`. ``agent`` is this instance's name, for
     every line. May be repeated, as when the settings have been read: the last call holds. Other handlers of the root
-    logger are left alone. ``late`` is for a process in which nothing of ours logs, and hardly ever a library.
+    logger are left alone. ``late`` is for a process that has hardly ever something to log; what of ours
+    does so asks for ``logger``.
     """
     make = partial(_formatter, json, Masker(secrets), level, agent)
     _install(_Late(make) if late else make(), level)
+
+
+def logger() -> "FilteringBoundLogger":
+    """Return structlog's logger for a process that may have set up logging ``late``; it then is set up for good."""
+    import structlog  # noqa: PLC0415 - as below
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Late):
+            handler.formatter.make()
+    found: FilteringBoundLogger = structlog.get_logger()
+    return found
 
 
 class _Late(logging.Formatter):
@@ -43,11 +55,11 @@ class _Late(logging.Formatter):
 
     def __init__(self, make: Callable[[], logging.Formatter]) -> None:
         super().__init__()
-        self._make = cache(make)
+        self.make = cache(make)
 
     def format(self, record: logging.LogRecord) -> str:
         """Write the line."""
-        return self._make().format(record)
+        return self.make().format(record)
 
 
 def _formatter(json: bool | None, masker: Masker, level: str, agent: str | None) -> logging.Formatter:  # noqa: FBT001 - private

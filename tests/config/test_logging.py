@@ -195,3 +195,16 @@ def test_late_nothing_is_imported_before_the_first_line() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False", "True"]
     assert json.loads(done.stderr)["event"] == "shown"
+
+
+def test_what_of_ours_logs_late_is_a_line_like_any_other() -> None:
+    program = (
+        "import sys; from config.audit import Audit, user; from config.logging import configure_logging;"
+        "configure_logging(late=True, agent='here-1', secrets=['nowhere']);"
+        "from pathlib import Path; audit = Audit(Path('/proc/nowhere/audit'));"
+        "print('structlog' in sys.modules); audit.record(user(), 'batch_submit', 'started')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+    line = json.loads(done.stderr)
+    assert (line["event"], line["agent"], line["place"]) == ("audit_unwritten", "here-1", "/proc/***/audit")
