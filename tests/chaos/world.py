@@ -24,7 +24,7 @@ from scheduler.manifest import collect
 from scheduler.submit import submit
 from tests.chaos.judge import Evidence, Figures, judge
 from tests.chaos.processes import Kept, Store, Valkey, small_disk
-from tests.support.command import children, eventually
+from tests.support.command import PROGRAMS, children, eventually
 from tests.support.index_server import IndexServer
 from tests.support.tcp_proxy import TcpProxy, tcp_proxy
 from tests.support.wheels import build_wheel
@@ -158,7 +158,7 @@ class World:
             "API_PORT": "0",
         }
         environment = {f"{_OURS}{name}": value for name, value in variables.items()} | {
-            "PATH": os.environ["PATH"],
+            "PATH": PROGRAMS,
             "HOME": str(place),
             "TMPDIR": str(self.directory / "tmpdir"),
             "MODERNE_AGENT_PYPI_0_URL": self._index_url,

@@ -1,6 +1,5 @@
 """The commands of the documents, run as they stand there against real services; only ids are put in."""
 
-import os
 import re
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import pytest
 from jobs.models import Job, JobState
 from jobs.store import StatusStore
 from tests.integration.services import READY, submit
-from tests.support.command import MARK, VIZFETCH, Deployment, eventually
+from tests.support.command import MARK, PROGRAMS, Deployment, eventually
 from tests.support.index_server import IndexServer
 from tests.support.planted import input_file
 from tests.support.wheels import build_wheel
@@ -33,7 +32,7 @@ def run(deployment: Deployment, folder: Path, script: str) -> str:
     done = subprocess.run(
         ["/bin/bash", "-eux", "-c", script],
         cwd=folder,
-        env=deployment.environment | {"PATH": f"{folder / 'bin'}:{VIZFETCH.parent}:{os.environ['PATH']}"},
+        env=deployment.environment | {"PATH": f"{folder / 'bin'}:{PROGRAMS}"},
         capture_output=True,
         text=True,
         timeout=150,

@@ -17,6 +17,9 @@ from typing import Any
 MARK = "planted-"
 """What every secret in these tests begins with: see ``tests.support.planted``."""
 VIZFETCH = Path(sys.executable).with_name("vizfetch")
+PROGRAMS = f"{VIZFETCH.parent}{os.pathsep}{os.environ['PATH']}"
+"""Where programs are, as in an activated environment: a machine's own python3 may be a script that searches for one, and
+take longer than all else that an agent tries when it starts."""
 _STOP_WITHIN_SECONDS = 20
 
 
@@ -66,7 +69,7 @@ class Deployment:
     @property
     def environment(self) -> dict[str, str]:
         """The whole environment of a command: nothing of the machine's own settings but where programs are."""
-        return {"PATH": os.environ["PATH"], "HOME": str(self.directory), **self.variables}
+        return {"PATH": PROGRAMS, "HOME": str(self.directory), **self.variables}
 
     def run(self, *arguments: str, seconds: float = 120, secrets_asked_for: bool = False) -> Finished:
         """Run a command to its end. It prints no secret, unless it was asked to."""
