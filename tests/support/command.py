@@ -18,8 +18,8 @@ MARK = "planted-"
 """What every secret in these tests begins with: see ``tests.support.planted``."""
 VIZFETCH = Path(sys.executable).with_name("vizfetch")
 PROGRAMS = f"{VIZFETCH.parent}{os.pathsep}{os.environ['PATH']}"
-"""Where programs are, as in an activated environment: a machine's own python3 may be a script that searches for one, and
-take longer than all else that an agent tries when it starts."""
+"""Where programs are, as in an activated environment: a machine's own python3 may be a script that searches for one and
+takes longer than all else that an agent tries when it starts."""
 _STOP_WITHIN_SECONDS = 20
 
 
