@@ -21,8 +21,8 @@ def logged() -> Iterator[tuple[str, ast.expr]]:
 
 
 def of_ours(logger: ast.expr) -> bool:
-    if isinstance(logger, ast.Call):  # structlog.get_logger()
-        return isinstance(logger.func, ast.Attribute) and logger.func.attr == "get_logger"
+    if isinstance(logger, ast.Call):  # structlog.get_logger(), config.logging.logger()
+        return ast.unparse(logger.func) in {"structlog.get_logger", "logger"}
     return isinstance(logger, ast.Name) and logger.id in LOGGERS
 
 
