@@ -110,9 +110,16 @@ def check_wheel(file: Path, origin: Origin | None, target: Target, proofs: Proof
 
 
 def look_ahead(file: Path, proofs: Proofs) -> None:
-    """Do what ``check_wheel`` need not do again: hash a file and read it to its end. What is wrong, that will tell."""
+    """Do what ``check_wheel`` need not do again: hash a file and read it to its end. What is wrong, that will tell.
+
+    For files that nobody writes to any more: one that may be written just now is left alone.
+    """
     with suppress(BrokenWheel, OSError):
-        _inspect(Content(file.name, _digest(file), file, proofs))
+        with file.open("rb") as stream:
+            opened = _Opened.of(stream)
+            sha256 = _remembered_digest(opened) if opened.is_settled else None
+        if sha256 is not None:
+            _inspect(Content(file.name, sha256, file, proofs))
 
 
 def _check_target(content: "Content", metadata: Metadata, tags: frozenset[Tag], target: Target) -> None:

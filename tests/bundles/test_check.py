@@ -128,10 +128,15 @@ def test_what_was_looked_at_ahead_is_not_read_again(
     assert len(hashed) == 1
 
 
+def test_what_may_still_be_written_is_not_looked_at_ahead(tmp_path: Path, hashed: list[str]) -> None:
+    look_ahead(build_wheel(tmp_path, "a"), Proofs())
+    assert hashed == []
+
+
 def test_what_is_wrong_is_told_by_the_check_and_not_ahead(tmp_path: Path) -> None:
     broken = build_wheel(tmp_path, "a")
     corrupt(broken, "a/__init__.py")
-    look_ahead(broken, Proofs())
+    look_ahead(_settled(broken), Proofs())
     look_ahead(tmp_path / "gone-1.0-py3-none-any.whl", Proofs())
     assert "a/__init__.py" in _issues(broken)
 

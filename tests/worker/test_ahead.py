@@ -1,3 +1,4 @@
+import os
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 
 from bundles.proofs import Proofs
 from tests.support.command import eventually
-from tests.support.wheels import build_wheel, corrupt
+from tests.support.wheels import build_wheel, corrupt, sha256
 from worker.ahead import checking_ahead
 from worker.background import later
 
@@ -27,6 +28,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _arrive(name: str, tmp_path: Path, place: Path) -> str:
     wheel = build_wheel(tmp_path, name)
+    os.utime(wheel, (1e9, 1e9))  # nobody writes to it any more
     (place / wheel.name).hardlink_to(wheel)
     return wheel.name
 
@@ -41,11 +43,13 @@ def test_each_wheel_is_looked_at_once_when_it_arrives(tmp_path: Path, place: Pat
 
 
 def test_what_is_broken_holds_up_nothing(tmp_path: Path, place: Path) -> None:
-    proofs = Proofs(tmp_path / "proofs")
-    corrupt(place / _arrive("broken", tmp_path, place), "broken/__init__.py")
+    proofs, known = Proofs(tmp_path / "proofs"), tmp_path / "proofs"
+    broken = place / _arrive("broken", tmp_path, place)
+    corrupt(broken, "broken/__init__.py")
+    os.utime(broken, (1e9, 1e9))
     with checking_ahead(place, proofs):
+        eventually(lambda: any(known.glob(f"*/{sha256(broken)}")))  # it was looked at
         _arrive("sound", tmp_path, place)
-        known = tmp_path / "proofs"
         eventually(lambda: any(proof.read_bytes() for proof in known.glob("*/*")), explain=lambda: str(known))
 
 

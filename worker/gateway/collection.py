@@ -5,6 +5,7 @@ cache, or on their way into it, verified against what the index promised.
 """
 
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Sequence
@@ -99,11 +100,19 @@ class Collection:
 
 
 def place(descriptor: int, path: Path) -> None:
-    """Give an open file a further name, or make a copy where the file system does not allow that. Raises OSError."""
+    """Give an open file a further name, or make a copy where the file system does not allow that. Raises OSError.
+
+    A copy gets its name when it is whole, and is dated as the file is: so it, too, counts as one that nobody writes to.
+    """
     with suppress(OSError):  # another file system, no links there, too many of them, or evicted meanwhile
         # The very file that is open, whatever its old name stands for now: linkat(2) with AT_SYMLINK_FOLLOW, which
         # Python uses only when it is given a directory. With an absolute path that one is of no account.
         os.link(open_again(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)
         return
-    with open_again(descriptor).open("rb") as source, path.open("xb") as copy:
+    unfinished = path.with_name(f".{secrets.token_hex(8)}")
+    with open_again(descriptor).open("rb") as source, unfinished.open("xb") as copy:
         shutil.copyfileobj(source, copy)
+    written = os.fstat(descriptor)
+    with suppress(OSError):  # where all files belong to a stand-in
+        os.utime(unfinished, ns=(written.st_atime_ns, written.st_mtime_ns))
+    unfinished.rename(path)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -72,10 +73,31 @@ def test_where_no_link_can_be_made_it_is_a_copy(
     index: IndexServer, make_gateway: MakeGateway, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", _refuse)
+    seen: list[Path] = []
+
+    def copy(source: IO[bytes], target: IO[bytes]) -> None:
+        target.write(source.read(1))
+        seen.extend(place.glob("*.whl"))
+        target.write(source.read())
+
+    monkeypatch.setattr("worker.gateway.collection.shutil.copyfileobj", copy)
     with make_gateway(index_settings(index)).session() as session:
         assert collect(session, place) == Collected(done=True)
     [kept] = (tmp_path / "cache" / "files").glob("??/*")
     assert kept.stat().st_nlink == 1
+    assert (place / PURE).read_bytes() == WHEEL
+    assert (place / PURE).stat().st_mtime_ns == kept.stat().st_mtime_ns, "whoever hashes it may remember that"
+    assert seen == [], "a part of it had its name"
+    assert [file.name for file in place.iterdir()] == [PURE]
+
+
+def test_where_no_times_can_be_set_files_are_brought_all_the_same(
+    index: IndexServer, make_gateway: MakeGateway, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("utime", "link"):
+        monkeypatch.setattr(os, name, _refuse)
+    with make_gateway(index_settings(index)).session() as session:
+        assert collect(session, place) == Collected(done=True)
     assert (place / PURE).read_bytes() == WHEEL
 
 
