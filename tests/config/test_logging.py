@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from http.client import HTTPConnection
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -185,6 +186,12 @@ def test_late_it_is_set_up_by_the_first_line_and_looks_the_same(capsys: pytest.C
     assert plain["event"] == "lost ***"
 
 
+def _apart(program: str) -> tuple[str, dict[str, Any]]:
+    """Run a program in an interpreter of its own; return what it printed, and its one line of the log."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout, json.loads(done.stderr)
+
+
 def test_late_nothing_is_imported_before_the_first_line() -> None:
     program = (
         "import logging, sys; from config.logging import configure_logging; configure_logging(late=True);"
@@ -192,9 +199,9 @@ def test_late_nothing_is_imported_before_the_first_line() -> None:
         "print('structlog' in sys.modules); logging.getLogger('redis').warning('shown');"
         "print('structlog' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False", "True"]
-    assert json.loads(done.stderr)["event"] == "shown"
+    output, line = _apart(program)
+    assert output.split() == ["False", "False", "True"]
+    assert line["event"] == "shown"
 
 
 def test_what_of_ours_logs_late_is_a_line_like_any_other() -> None:
@@ -204,7 +211,6 @@ def test_what_of_ours_logs_late_is_a_line_like_any_other() -> None:
         "from pathlib import Path; audit = Audit(Path('/proc/nowhere/audit'));"
         "print('structlog' in sys.modules); audit.record(user(), 'batch_submit', 'started')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-    line = json.loads(done.stderr)
+    output, line = _apart(program)
+    assert output == "False\n"
     assert (line["event"], line["agent"], line["place"]) == ("audit_unwritten", "here-1", "/proc/***/audit")

@@ -49,8 +49,10 @@ def test_what_is_broken_holds_up_nothing(tmp_path: Path, place: Path) -> None:
     os.utime(broken, (1e9, 1e9))
     with checking_ahead(place, proofs):
         eventually(lambda: any(known.glob(f"*/{sha256(broken)}")))  # it was looked at
-        _arrive("sound", tmp_path, place)
+        sound = place / _arrive("sound", tmp_path, place)
         eventually(lambda: any(proof.read_bytes() for proof in known.glob("*/*")), explain=lambda: str(known))
+    [proved] = (proof for proof in known.glob("*/*") if proof.read_bytes())
+    assert proved.name == sha256(sound)
 
 
 def test_it_ends_when_the_block_is_left(

@@ -120,7 +120,7 @@ _FILENAMES = st.tuples(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(max_examples=1000)
 @given(filename=_FILENAMES)
 def test_names_of_files_mean_the_same_in_both_forms(filename: str) -> None:
     """The library takes them apart for HTML."""
