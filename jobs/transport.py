@@ -14,10 +14,11 @@ from functools import partial
 from typing import Any, Literal
 
 import structlog
-from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport import redis as kombu_redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from jobs.connection import said
 from jobs.models import FetchMessage
 
 TASK = "vizfetch.fetch"
@@ -109,22 +110,43 @@ def _welcome(entry: bytes) -> bool:
     return True
 
 
-class _Unbound:
-    """Keeps no bindings: each of our messages names its queue, and goes straight to it.
+class _Returning(virtual.QoS):  # type: ignore[misc,unused-ignore]
+    """What was taken and not begun when a worker stops; what Redis does not take back is left.
 
-    Celery binds a worker's queues to its default exchange whatever they were declared with. Redis may refuse to write
-    that (out of memory), which would end a worker that starts or reconnects, and it may lose it.
+    kombu would write it into a temporary file, for somebody to find. Nobody has to: the scheduler publishes it again.
     """
+
+    def restore_unacked(self) -> list[Any]:  # type: ignore[override]  # the stubs do not know that it returns anything
+        """Give everything back and return, as kombu's own does, what is to be written down: nothing."""
+        left = super().restore_unacked()
+        if left:
+            _log.warning("messages_not_returned", count=len(left), error=said(left[0][0]))
+        return []
+
+
+class _Guarding:
+    """What our channels have in common: they read through the guard, and return what they have taken in our way.
+
+    And they keep no bindings: each of our messages names its queue, and goes straight to it. Celery binds a worker's
+    queues to its default exchange whatever they were declared with. Redis may refuse to write that (out of memory),
+    which would end a worker that starts or reconnects, and it may lose it.
+    """
+
+    global_keyprefix: str
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as in kombu
+        super().__init__(*args, **options)
+        self.QoS = _Returning  # kombu chooses among its own by whether acknowledgements are emulated
+
+    def _get_client(self) -> Callable[..., _Guarded]:
+        return partial(_Guarded, global_keyprefix=self.global_keyprefix)
 
     def _queue_bind(self, *_: object) -> None:
         """Do nothing."""
 
 
-class GuardedChannel(_Unbound, kombu_redis.Channel):  # type: ignore[misc,unused-ignore]
-    """A channel that reads through the guard."""
-
-    def _get_client(self) -> Callable[..., _Guarded]:
-        return partial(_Guarded, global_keyprefix=self.global_keyprefix)
+class GuardedChannel(_Guarding, kombu_redis.Channel):  # type: ignore[misc,unused-ignore]
+    """A channel behind the guard."""
 
 
 class GuardedTransport(kombu_redis.Transport):  # type: ignore[misc,unused-ignore]
@@ -133,11 +155,8 @@ class GuardedTransport(kombu_redis.Transport):  # type: ignore[misc,unused-ignor
     Channel = GuardedChannel
 
 
-class GuardedSentinelChannel(_Unbound, kombu_redis.SentinelChannel):  # type: ignore[misc,unused-ignore]
+class GuardedSentinelChannel(_Guarding, kombu_redis.SentinelChannel):  # type: ignore[misc,unused-ignore]
     """The same where Sentinel tells which Redis is the primary."""
-
-    def _get_client(self) -> Callable[..., _Guarded]:
-        return partial(_Guarded, global_keyprefix=self.global_keyprefix)
 
 
 class GuardedSentinelTransport(kombu_redis.SentinelTransport):  # type: ignore[misc,unused-ignore]

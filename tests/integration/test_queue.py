@@ -3,11 +3,13 @@
 import base64
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from kombu import Message
 from redis import Redis
+from structlog.testing import capture_logs
 
 from config.settings import RedisSettings, Target
 from jobs.models import FetchMessage, JobSpec, Priority
@@ -132,6 +134,37 @@ def test_a_pinned_job_has_a_queue_of_its_own() -> None:
     assert queue_for(JobSpec(requirement="x", target=Target(glibc="2.28"))) == deployments[0]
     assert queues_of(target, ()) == (deployments[0],)
     assert TASK == "vizfetch.fetch"
+
+
+def test_what_redis_does_not_take_back_is_left_without_a_file(
+    redis: Redis, redis_settings: RedisSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kombu would write what a worker has taken and not begun into a temporary file when it stops."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    app = celery_app(redis_settings)
+    publish(app, MESSAGE, QUEUE)
+    try:
+        with capture_logs() as logged, app.connection_for_read() as connection:
+            connection.Consumer(declare([QUEUE]), callbacks=[lambda *_: None], auto_declare=False).consume()
+            connection.drain_events(timeout=5)
+            redis.config_set("maxmemory", "1")
+    finally:
+        redis.config_set("maxmemory", "0")
+        app.close()
+    assert lengths(redis, redis_settings.prefix, [QUEUE], Priority.NORMAL)[QUEUE] == 0
+    assert list(tmp_path.iterdir()) == []
+    assert [(entry["event"], entry["count"]) for entry in logged] == [("messages_not_returned", 1)]
+
+
+def test_what_a_worker_has_not_begun_is_given_back(redis: Redis, redis_settings: RedisSettings) -> None:
+    app = celery_app(redis_settings)
+    publish(app, MESSAGE, QUEUE, Priority.HIGH)
+    with app.connection_for_read() as connection:
+        connection.Consumer(declare([QUEUE]), callbacks=[lambda *_: None], auto_declare=False).consume()
+        connection.drain_events(timeout=5)
+        assert lengths(redis, redis_settings.prefix, [QUEUE], Priority.HIGH)[QUEUE] == 0
+    app.close()
+    assert read(str(redis.rpop(KEY)).encode()) == MESSAGE
 
 
 def test_a_redis_that_refuses_writes_still_hands_out_messages(redis: Redis, redis_settings: RedisSettings) -> None:
