@@ -39,6 +39,7 @@ from worker.fetch import Agent
 from worker.gateway.client import GatewayAddress, GatewayClient
 from worker.gateway.process import GatewayProcess
 from worker.health import AgentHealth, ConsumerWatch
+from worker.heartbeat import LeaseKeeper
 from worker.memory import Recollections
 from worker.pip import PinnedPip, pin
 from worker.tasks import register
@@ -96,7 +97,7 @@ class _Child:
         memory = Memory(connect(settings.redis), prefix=settings.redis.prefix, kept_seconds=settings.history_seconds)
         self._lines = Lines(
             status=_status(settings),
-            heartbeat=_status(settings, patience_seconds),
+            leases=LeaseKeeper(_status(settings, patience_seconds), settings.lease_seconds),
             recollections=Recollections(memory, self._agent),
         )
         self._stop = stop
@@ -107,6 +108,7 @@ class _Child:
     def close(self) -> None:
         """End what was started, bring what was counted and traced to where it is kept; waits three seconds at most."""
         self._agent.pip_server.close()
+        self._lines.leases.close()
         self._meter.close()
         self._traces.close()
 

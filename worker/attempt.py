@@ -18,7 +18,7 @@ from jobs.queue import queue_for, queues_of
 from jobs.store import StatusStore, StatusUnavailable, UnreadableJob
 from worker.errors import Fenced, FetchError, Stopping
 from worker.fetch import Agent, Fetched, Steps, fetch
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import LeaseKeeper
 from worker.measures import count_attempt
 from worker.memory import Recollections
 
@@ -31,10 +31,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines to Redis of one process; the heartbeat has its own so that nothing else can hold it up."""
+    """What one process has to do with Redis by; leases are kept over a line of their own."""
 
     status: StatusStore
-    heartbeat: StatusStore
+    leases: LeaseKeeper
     recollections: Recollections
 
 
@@ -65,7 +65,7 @@ def run_attempt(message: FetchMessage, agent: Agent, lines: Lines, *, stopping: 
         _log.info("attempt_started", requirement=claim.spec.requirement)
         record = _recorder(claim, agent)
         record("started")
-        with Heartbeat(lines.heartbeat, claim, settings.lease_seconds, stopping=stopping) as heartbeat:
+        with lines.leases.keep(claim, stopping=stopping) as heartbeat:
             attempt = _Attempt(claim, queued_seconds, agent, lines, Steps(heartbeat))
             end = attempt.run()
             # Still under the heartbeat: the lease must not run out while Redis cannot be told the result.

@@ -1,9 +1,8 @@
 """Keeps the lease on an attempt while it runs."""
 
 import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -17,35 +16,16 @@ _log = structlog.get_logger()
 
 
 class Heartbeat:
-    """Renews the lease from a thread of its own and shows the progress along with it.
+    """What an attempt and whoever renews its lease tell each other."""
 
-    ``store`` must be the thread's own, so that a connection that hangs elsewhere cannot cost the lease. That Redis does
-    not answer is no reason to stop: the lease may still be ours, and only Redis can say that it is not.
-    """
-
-    def __init__(self, store: StatusStore, claim: Claim, lease_seconds: float, *, stopping: Callable[[], bool]) -> None:
-        self._store = store
+    def __init__(self, claim: Claim, *, wake: Callable[[], None], stopping: Callable[[], bool]) -> None:
+        """``wake`` has the lease renewed at once."""
         self._claim = claim
-        self._lease_seconds = lease_seconds
+        self._wake = wake
         self._stopping = stopping
         self._progress: Progress | None = None
+        self._shown: Progress | None = None
         self._fenced = threading.Event()
-        self._news = threading.Event()
-        self._done = False
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Start renewing."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop renewing; the lease itself is ended by whoever finishes the attempt."""
-        self._done = True
-        self._news.set()
-        self._thread.join()
 
     @property
     def fenced(self) -> bool:
@@ -57,7 +37,7 @@ class Heartbeat:
         another_step = self._progress is None or self._progress.step != progress.step
         self._progress = progress
         if another_step:
-            self._news.set()
+            self._wake()
 
     def check(self) -> None:
         """Raise ``Fenced`` or ``Stopping`` when the attempt has to end here."""
@@ -72,25 +52,73 @@ class Heartbeat:
             raise Stopping
         return self.fenced
 
-    def _beat(self) -> None:
-        shown: Progress | None = None
-        while not self._rested():
-            progress = self._progress
-            try:
-                held = self._store.renew(self._claim, self._lease_seconds, progress if progress != shown else None)
-            except StatusUnavailable:
-                held = True
-            except Exception:  # noqa: BLE001 - whatever it is, ending this thread would cost the lease in silence
-                _log.exception("heartbeat_failed")
-                held = True
-            else:
-                shown = progress
-            if not held:
-                self._fenced.set()
-                return
+    def renew(self, store: StatusStore, lease_seconds: float) -> None:
+        """Renew the lease unless it is lost, and show the progress along with it.
 
-    def _rested(self) -> bool:
-        """Wait until there is something to say, and return whether that is over. The lease has just been taken."""
-        self._news.wait(min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS))
-        self._news.clear()
-        return self._done
+        That Redis does not answer is no reason to stop: the lease may still be ours, and only Redis can say that it is
+        not.
+        """
+        if self.fenced:
+            return
+        progress = self._progress
+        try:
+            held = store.renew(self._claim, lease_seconds, progress if progress != self._shown else None)
+        except StatusUnavailable:
+            return
+        except Exception:  # noqa: BLE001 - whatever it is, ending the thread would cost this and all later leases
+            _log.exception("heartbeat_failed")
+            return
+        self._shown = progress
+        if not held:
+            self._fenced.set()
+
+
+class LeaseKeeper:
+    """Renews the leases that a process holds, one after another, from one thread.
+
+    ``store`` must be the thread's own, so that a connection that hangs elsewhere cannot cost a lease. The thread looks
+    up as often as a lease has to be renewed, and only while there are attempts: those that are over sooner than that
+    need it for nothing, and neither start nor wake it.
+    """
+
+    def __init__(self, store: StatusStore, lease_seconds: float) -> None:
+        self._store = store
+        self._lease_seconds = lease_seconds
+        self._kept: Heartbeat | None = None
+        self._renewing = threading.Lock()
+        self._resting = True
+        self._news = threading.Event()
+        self._closed = False
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    @contextmanager
+    def keep(self, claim: Claim, *, stopping: Callable[[], bool]) -> Iterator[Heartbeat]:
+        """Renew the lease on ``claim``, which has just been taken, until the block is left.
+
+        The lease itself is ended by whoever finishes the attempt.
+        """
+        heartbeat = Heartbeat(claim, wake=self._news.set, stopping=stopping)
+        with self._renewing:
+            self._kept = heartbeat
+            if self._resting:
+                self._news.set()
+        try:
+            yield heartbeat
+        finally:
+            with self._renewing:  # not before a renewal that is under way is over
+                self._kept = None
+
+    def close(self) -> None:
+        """End the thread, as soon as it is not asking Redis."""
+        self._closed = True
+        self._news.set()
+
+    def _beat(self) -> None:
+        every_seconds = min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS)
+        while not self._closed:
+            self._news.wait(None if self._resting else every_seconds)
+            with self._renewing:
+                self._news.clear()
+                self._resting = self._kept is None
+                if self._kept is not None:
+                    self._kept.renew(self._store, self._lease_seconds)

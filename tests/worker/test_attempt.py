@@ -55,7 +55,7 @@ def test_a_claim_whose_answer_was_lost_costs_no_try(redis: Redis) -> None:
     job = spec.id("b-1")
     nothing = cast("Any", None)
     agent = Agent(load([], {}), nothing, nothing, nothing)
-    run_attempt(FetchMessage(job=job, attempt=1), agent, Lines(store, store, nothing), stopping=lambda: False)
+    run_attempt(FetchMessage(job=job, attempt=1), agent, Lines(store, nothing, nothing), stopping=lambda: False)
     assert (store.job(job).state, store.unfinished()) == (JobState.QUEUED, (1, 0))
     again = store.claim(job, 2, "agent", 30)
     assert again
