@@ -23,7 +23,7 @@ _LARGE_BYTES = 2**30
 _BLOCK_BYTES = 16 * 2**20
 _QUEUED = 10_000
 _AGAIN = 10
-_AT_ONCE = 200
+_AT_ONCE = 1000
 
 
 def measure(_options: Options) -> Results:
@@ -60,7 +60,9 @@ def _look(running: Stack) -> Results:
             Figure("memory", f"worker {part}, highest with 1 GB", "MiB", [size / MIB], "vizfetch submit acme-large")
             for part, size in peaks.items()
         ),
-        Figure("memory", "child after each 200 jobs", "MiB", [size / MIB for size in grown], "vizfetch submit acme"),
+        Figure(
+            "memory", f"child after each {_AT_ONCE} jobs", "MiB", [size / MIB for size in grown], "vizfetch submit acme"
+        ),
         Figure("memory", "scheduler with 10,000 jobs", "MiB", [scheduler / MIB], "vizfetch scheduler"),
     ]
     most, more = max(rest.values()) / MIB, max(peaks[part] - rest[part] for part in rest) / MIB

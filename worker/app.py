@@ -47,7 +47,7 @@ from worker.tasks import register
 EXIT_BROKEN = 1
 """The exit code of a worker whose children cannot be set up."""
 
-_JOBS_PER_CHILD = 200
+_JOBS_PER_CHILD = 2000
 _CHILD_KIBIBYTES = 512 * 1024
 """A child that has done so many jobs, or has become so large, is replaced after its job, whatever it leaked."""
 
