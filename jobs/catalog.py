@@ -11,7 +11,7 @@ from redis import Redis
 
 from bundles.models import Bundle
 from jobs.models import CatalogEntry
-from jobs.store import CATALOG, PREFIX, translated
+from jobs.store import PREFIX, translated
 
 
 class Catalog:
@@ -19,7 +19,7 @@ class Catalog:
 
     def __init__(self, redis: Redis, *, prefix: str = PREFIX) -> None:
         self._redis = redis
-        self._key = f"{prefix}:{CATALOG}"
+        self._key = f"{prefix}:catalog"
 
     def entries(self) -> list[CatalogEntry]:
         """Return all entries, by their keys."""

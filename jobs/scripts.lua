@@ -301,11 +301,14 @@ return 1
 
 --- script: finish
 -- ARGV: P, id, attempt, state, error (JSON or ''), bundle (JSON or ''), timings (JSON), delay_ms, history_ms,
--- unchanged (1: the bundle was published before, and nothing was fetched), log (or '').
+-- unchanged (1: the bundle was published before, and nothing was fetched), log (or ''), and for a new bundle its field
+-- and entry (JSON) in the catalogue.
 -- state is published or failed, or queued for another attempt after delay_ms.
--- Returns 1, or 0 when the attempt is not the caller's any more: then nothing changes.
+-- Returns 1, or 0 when the attempt is not the caller's any more: then nothing changes but the catalogue, since the bundle
+-- is in the store.
 local id, state, now = ARGV[2], ARGV[4], now_ms()
 local key = job_key(id)
+if ARGV[12] then redis.call('HSET', P .. ':catalog', ARGV[12], ARGV[13]) end
 if not holds(id, ARGV[3]) then return 0 end
 end_lease(id)
 keep_log(id, ARGV[3], ARGV[11])

@@ -37,8 +37,6 @@ from jobs.scripts import Scripts
 
 HISTORY_SECONDS = 30 * 24 * 3600
 PREFIX = "vizfetch"
-CATALOG = "catalog"
-"""The key of ``jobs.catalog``, after the prefix."""
 
 _REAP_AT_ONCE = 100
 _UNREADABLE_SECONDS = 5.0
@@ -222,9 +220,7 @@ class StatusStore:
     ) -> bool:
         """Record success; False means fenced: the bundle is in the store and the catalogue, but not by this attempt."""
         entry = _catalog_entry(bundle, claim.spec.target)
-        with translated():
-            self._redis.hset(f"{self._prefix}:{CATALOG}", entry.key, entry.as_json())
-        return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json(), log=log)
+        return self._finish(claim, JobState.PUBLISHED, "", bundle.as_json(), timings.as_json(), log=log, entry=entry)
 
     def finish_unchanged(self, claim: Claim, bundle: PublishedBundle, timings: Timings) -> bool:
         """Record success with a bundle that is in the store and the catalogue already; False means fenced."""
@@ -263,10 +259,12 @@ class StatusStore:
         delay_seconds: float = 0,
         unchanged: bool = False,
         log: Sequence[str] = (),
+        entry: CatalogEntry | None = None,
     ) -> bool:
         numbers = (int(delay_seconds * 1000), self._history_ms, int(unchanged))
+        listed = (entry.key, entry.as_json()) if entry else ()
         with translated():
-            return bool(self._run("finish", claim.job, claim.attempt, state, *results, *numbers, pack(log)))
+            return bool(self._run("finish", claim.job, claim.attempt, state, *results, *numbers, pack(log), *listed))
 
     # Everybody who asks.
 
