@@ -17,6 +17,7 @@ from cli.errors import EXIT_FAILED, explain
 from cli.groups import CommandGroup
 from cli.invocation import Invocation
 from config.entries import is_setting, is_tracing, split_arguments, split_foreign
+from config.garbage import search_less
 from config.privacy import hide_from_neighbours
 
 
@@ -122,7 +123,8 @@ def run() -> NoReturn:
     Valkey, must not inherit secrets, since it shows its environment to others of the same user.
     """
     hide_from_neighbours()
-    _search_less_for_garbage()
+    search_less()
+    atexit.register(gc.freeze)  # nor does it have to be looked for at the end
     environment = {name: _as_utf_8(value) for name, value in os.environ.items()}
     for name in environment:
         if is_setting(name) or is_tracing(name):
@@ -134,17 +136,6 @@ def run() -> NoReturn:
     sys.exit(main([_as_utf_8(argument) for argument in sys.argv[1:]], environment))
 
 
-def _search_less_for_garbage() -> None:
-    """Have Python look through what is imported less often, and not once more at the end: none of it is garbage.
-
-    By default it takes a tenth of the CPU time of a command that asks Redis once.
-    """
-    gc.set_threshold(_COLLECT_AFTER)
-    atexit.register(gc.freeze)
-
-
-_COLLECT_AFTER = 50_000
-"""So many objects more than before, where Python's own bound is 700."""
 _ASCII = "ascii"
 
 

@@ -63,6 +63,8 @@ def main() -> None:
     # https://docs.python.org/3/library/gc.html#gc.freeze: what is there stays shared by all forks.
     gc.collect()
     gc.freeze()
+    # What pip makes of its answers is needed to its end; by default it is looked through again for every 700 of them.
+    gc.set_threshold(50_000)
     pid = 0
     for line in jobs:
         if line.strip() == END:

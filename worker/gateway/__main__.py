@@ -15,6 +15,7 @@ from typing import NoReturn
 import pypi_simple
 import structlog
 
+from config.garbage import search_less
 from config.logging import configure_logging
 from config.privacy import hide_from_neighbours
 from config.secrets import secret_values
@@ -40,6 +41,7 @@ def main() -> None:
     Always ends by ``os._exit``: threads may be waiting for an index, and nothing they hold outlives the process.
     """
     hide_from_neighbours()
+    search_less()
     configure_logging()  # standard output is for the parent
     try:
         parent_died = _take_signals()
