@@ -51,15 +51,22 @@ class FolderStore:
         with _translated("write", path), file.open("rb") as source:
             self._write(path, source, _rename)
 
-    def put_bytes(self, path: str, data: bytes) -> None:
+    def put_bytes(self, path: str, data: bytes, *, settled: bool = True) -> None:
         """See ``ObjectStore``."""
         with _translated("write", path):
-            self._write(path, BytesIO(data), _rename)
+            self._write(path, BytesIO(data), _rename, settled=settled)
 
     def put_new(self, path: str, data: bytes) -> bool:
         """See ``ObjectStore``."""
         with _translated("write", path):
             return self._write(path, BytesIO(data), _link)
+
+    def settle(self, folder: str) -> None:
+        """See ``ObjectStore``."""
+        with _translated("write", folder):
+            for each, *_ in os.walk(self._file(folder), onerror=_raise):
+                _sync(Path(each))
+            self._settle_way(folder)
 
     def read(self, path: str) -> bytes:
         """See ``ObjectStore``."""
@@ -118,7 +125,7 @@ class FolderStore:
             raise ValueError("a number after # is the ending of files that are being written")
         return self._root.joinpath(*_parts(path))
 
-    def _write(self, path: str, source: BinaryIO, name: Callable[[Path, Path], bool]) -> bool:
+    def _write(self, path: str, source: BinaryIO, name: Callable[[Path, Path], bool], *, settled: bool = True) -> bool:
         """Write a file beside its final place and bring it to the disk; then ``name`` gives it its name, or not."""
         target = self._file(path)
         # A short name: that of a wheel may be as long as the system allows.
@@ -131,9 +138,14 @@ class FolderStore:
             named = name(staged, target)
         finally:
             staged.unlink(missing_ok=True)
-        for folder in [*target.parents][: len(_parts(path)) + 1]:
-            _sync(folder)
+        if settled:
+            self._settle_way(path)
         return named
+
+    def _settle_way(self, path: str) -> None:
+        """Bring to the disk what the folders on the way to something hold; any of them may be new."""
+        for folder in [*self._file(path).parents][: len(_parts(path)) + 1]:
+            _sync(folder)
 
     def _all(self, prefix: str) -> Iterator[StoredObject]:
         if not self._root.is_dir():
@@ -201,6 +213,10 @@ def _link(staged: Path, target: Path) -> bool:
             raise
         return not target.exists() and _rename(staged, target)
     return True
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _sync(folder: Path) -> None:

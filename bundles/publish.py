@@ -160,6 +160,7 @@ class _Publisher:
                 "warnings": (*self._bundle.warnings, *warnings),
             }
         )
+        self._store.settle(self._folder)
         self._stop_if_fenced()
         path = f"{self._folder}/{MANIFEST}"
         if path in self._replaced:
@@ -194,7 +195,7 @@ class _Publisher:
 
     def _put(self, name: str, content: bytes) -> BundledFile:
         self._stop_if_fenced()
-        self._store.put_bytes(f"{self._folder}/{name}", content)
+        self._store.put_bytes(f"{self._folder}/{name}", content, settled=False)
         return _file(name, content)
 
     def _mend(self, existing: Bundle, uploaded_bytes: int) -> Bundle:
@@ -213,6 +214,8 @@ class _Publisher:
                     self._replaced.append(f"{self._folder}/{MANIFEST}")
                     return self._describe(uploaded_bytes)
                 self._put(file.path, content)
+        if self._replaced:
+            self._store.settle(self._folder)
         return existing
 
     def _is_right(self, path: str, file: BundledFile, sizes: Mapping[str, int], *, read: bool) -> bool:

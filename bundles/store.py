@@ -108,8 +108,11 @@ class ObjectStore(Protocol):
     def put_file(self, path: str, file: Path) -> None:
         """Store a file's content, in parts, so that memory stays bounded."""
 
-    def put_bytes(self, path: str, data: bytes) -> None:
-        """Store a small object."""
+    def put_bytes(self, path: str, data: bytes, *, settled: bool = True) -> None:
+        """Store a small object; one that is not ``settled`` may be lost in a power cut until its folder is."""
+
+    def settle(self, folder: str) -> None:
+        """Have all that is in a folder, and below, outlive a power cut, whoever wrote it. Repeating is harmless."""
 
     def put_new(self, path: str, data: bytes) -> bool:
         """Store a small object unless there is one; False means that there is one, perhaps by an earlier try of ours.
@@ -282,9 +285,12 @@ class _ObstoreStore:
         with _translated("write", path):
             obstore.put(self._inner, path, file, chunk_size=_PART_BYTES, max_concurrency=_PARTS_AT_ONCE)
 
-    def put_bytes(self, path: str, data: bytes) -> None:
+    def put_bytes(self, path: str, data: bytes, *, settled: bool = True) -> None:  # noqa: ARG002 - it always is
         with _translated("write", path):
             obstore.put(self._inner, path, data, use_multipart=False)
+
+    def settle(self, folder: str) -> None:
+        """Do nothing: S3 keeps what it has accepted."""
 
     def put_new(self, path: str, data: bytes) -> bool:
         try:

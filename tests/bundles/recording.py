@@ -23,6 +23,7 @@ class RecordingStore:
         self.inner = inner
         self.written: list[str] = []
         self.deleted: list[str] = []
+        self.unsettled: set[str] = set()
         self._before_write = before_write
         self._before_read = before_read
         self._before_range = before_range
@@ -37,10 +38,16 @@ class RecordingStore:
         self.inner.put_file(path, file)
         self.written.append(path)
 
-    def put_bytes(self, path: str, data: bytes) -> None:
+    def put_bytes(self, path: str, data: bytes, *, settled: bool = True) -> None:
         self._before_write(path)
-        self.inner.put_bytes(path, data)
+        self.inner.put_bytes(path, data, settled=settled)
         self.written.append(path)
+        if not settled:
+            self.unsettled.add(path)
+
+    def settle(self, folder: str) -> None:
+        self.inner.settle(folder)
+        self.unsettled = {path for path in self.unsettled if not path.startswith(f"{folder}/")}
 
     def put_new(self, path: str, data: bytes) -> bool:
         self._before_write(path)

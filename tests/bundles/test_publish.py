@@ -78,6 +78,25 @@ def test_wheels_come_first_and_the_manifest_last(local_store: ObjectStore, tmp_p
     assert len(recording.written) == WRITES
 
 
+def test_what_a_manifest_names_outlives_a_power_cut_before_it_is_written(
+    local_store: ObjectStore, tmp_path: Path
+) -> None:
+    unsettled: list[set[str]] = []
+
+    def look(path: str) -> None:
+        if path.endswith("/bundle.json"):
+            unsettled.append(recording.unsettled)
+
+    recording = RecordingStore(local_store, before_write=look)
+    bundle = charts(tmp_path / "download")
+    publish(recording, bundle, tmp_path / "download")
+    assert unsettled == [set()]
+    local_store.delete(f"{bundle_folder(bundle)}/{IMAGES[0]}")
+    assert publish(recording, bundle, tmp_path / "download").replaced
+    assert recording.written[-1].endswith(IMAGES[0])
+    assert recording.unsettled == set()
+
+
 def test_repeating_writes_nothing_and_keeps_the_first_manifest(store: ObjectStore, tmp_path: Path) -> None:
     first = charts(tmp_path / "download")
     published = publish(store, first, tmp_path / "download").bundle

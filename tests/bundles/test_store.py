@@ -200,20 +200,50 @@ def test_what_is_written_is_on_the_disk_when_the_call_returns(
     local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
 ) -> None:
     """The file before it gets its name, then all folders on the way: what a power cut leaves is whole."""
-    steps: list[str] = []
-    root = Path(local_store.uri("x").removeprefix("file://")).parent
-    sync = os.fsync
-
-    def noted(descriptor: int) -> None:
-        name = str(Path(f"/proc/self/fd/{descriptor}").readlink()).removeprefix(str(root.parent))
-        named = (root / "a/b/c").exists()
-        steps.append("content" if "#" in name and not named else name)
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", noted)
+    root = _root(local_store)
+    steps = _syncs(root, monkeypatch)
     (tmp_path / "source").write_bytes(b"1")
     getattr(local_store, write)("a/b/c", tmp_path / "source" if write == "put_file" else b"1")
     assert steps == ["content", f"/{root.name}/a/b", f"/{root.name}/a", f"/{root.name}", ""]
+
+
+def test_many_objects_are_brought_to_the_disk_at_once(
+    local_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = _root(local_store)
+    steps = _syncs(root, monkeypatch)
+    for name in ("d", "e/f"):
+        local_store.put_bytes(f"a/b/{name}", b"1", settled=False)
+    assert steps == ["content", "content"]
+    for _ in range(2):
+        steps.clear()
+        local_store.settle("a/b")
+        below = [f"/{root.name}/a/b", f"/{root.name}/a/b/e"]
+        assert steps == [*below, f"/{root.name}/a", f"/{root.name}", ""]
+
+
+def test_what_is_not_there_cannot_be_brought_to_the_disk(local_store: ObjectStore) -> None:
+    with pytest.raises(StorageError, match=r"could not write a/b.*No such file"):
+        local_store.settle("a/b")
+
+
+def _root(store: ObjectStore) -> Path:
+    return Path(store.uri("x").removeprefix("file://")).parent
+
+
+def _syncs(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by what is brought to the disk: a folder, or content that has no name yet."""
+    steps: list[str] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        unnamed = "#" in path.name and all("#" in each.name for each in path.parent.iterdir())
+        steps.append("content" if unnamed else str(path).removeprefix(str(root.parent)))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return steps
 
 
 def test_folders_that_come_and_go_are_in_nobodys_way(local_store: ObjectStore) -> None:
