@@ -62,7 +62,7 @@ class FolderStore:
             return self._write(path, BytesIO(data), _link)
 
     def settle(self, folder: str) -> None:
-        """See ``ObjectStore``."""
+        """See ``ObjectStore``. Folders behind links, which nobody here makes, are left out."""
         with _translated("write", folder):
             for each, *_ in os.walk(self._file(folder), onerror=_raise):
                 _sync(Path(each))

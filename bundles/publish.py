@@ -214,8 +214,7 @@ class _Publisher:
                     self._replaced.append(f"{self._folder}/{MANIFEST}")
                     return self._describe(uploaded_bytes)
                 self._put(file.path, content)
-        if self._replaced:
-            self._store.settle(self._folder)
+        self._store.settle(self._folder)  # also what one who was interrupted had mended, or had published
         return existing
 
     def _is_right(self, path: str, file: BundledFile, sizes: Mapping[str, int], *, read: bool) -> bool:

@@ -32,6 +32,11 @@ class Heartbeat:
         """Whether Redis said that the attempt is not ours any more."""
         return self._fenced.is_set()
 
+    @property
+    def silent(self) -> bool:
+        """Whether there was nothing to show yet."""
+        return self._progress is None
+
     def report(self, progress: Progress) -> None:
         """Show ``progress``: another step at once, another amount with the next renewal."""
         another_step = self._progress is None or self._progress.step != progress.step
@@ -77,8 +82,8 @@ class LeaseKeeper:
     """Renews the leases that a process holds, one after another, from one thread.
 
     ``store`` must be the thread's own, so that a connection that hangs elsewhere cannot cost a lease. The thread looks
-    up as often as a lease has to be renewed, and only while there are attempts: those that are over sooner than that
-    need it for nothing, and neither start nor wake it.
+    up as often as a lease has to be renewed, and only while there are attempts: for those that are over sooner than
+    that it asks Redis nothing, and only the first after a pause wakes it.
     """
 
     def __init__(self, store: StatusStore, lease_seconds: float) -> None:
@@ -105,8 +110,9 @@ class LeaseKeeper:
         try:
             yield heartbeat
         finally:
-            with self._renewing:  # not before a renewal that is under way is over
-                self._kept = None
+            self._kept = None
+            with self._renewing:  # until a renewal that is under way is over
+                pass
 
     def close(self) -> None:
         """End the thread, as soon as it is not asking Redis."""
@@ -116,9 +122,12 @@ class LeaseKeeper:
     def _beat(self) -> None:
         every_seconds = min(self._lease_seconds / 3, _SHOWN_EVERY_SECONDS)
         while not self._closed:
-            self._news.wait(None if self._resting else every_seconds)
+            rested = self._resting
+            self._news.wait(None if rested else every_seconds)
             with self._renewing:
                 self._news.clear()
-                self._resting = self._kept is None
-                if self._kept is not None:
-                    self._kept.renew(self._store, self._lease_seconds)
+                kept = self._kept
+                self._resting = kept is None
+                # The lease that ends a rest has just been taken.
+                if kept is not None and not (rested and kept.silent):
+                    kept.renew(self._store, self._lease_seconds)

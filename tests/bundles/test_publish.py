@@ -97,6 +97,25 @@ def test_what_a_manifest_names_outlives_a_power_cut_before_it_is_written(
     assert recording.unsettled == set()
 
 
+def test_what_an_interrupted_mend_left_outlives_a_power_cut_once_it_is_published_again(
+    local_store: ObjectStore, tmp_path: Path
+) -> None:
+    class Interrupted(RecordingStore):
+        def settle(self, folder: str) -> None:
+            raise StorageError("write", folder, "the disk is gone")
+
+    bundle = charts(tmp_path / "download")
+    publish(local_store, bundle, tmp_path / "download")
+    local_store.delete(f"{bundle_folder(bundle)}/{IMAGES[0]}")
+    interrupted, recording = Interrupted(local_store), RecordingStore(local_store)
+    with pytest.raises(StorageError):
+        publish(interrupted, bundle, tmp_path / "download")
+    recording.unsettled = interrupted.unsettled
+    assert recording.unsettled
+    assert publish(recording, bundle, tmp_path / "download").replaced == ()
+    assert recording.unsettled == set()
+
+
 def test_repeating_writes_nothing_and_keeps_the_first_manifest(store: ObjectStore, tmp_path: Path) -> None:
     first = charts(tmp_path / "download")
     published = publish(store, first, tmp_path / "download").bundle

@@ -1,9 +1,12 @@
+import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 from pydantic import SecretStr
 from redis import Redis
+from structlog.testing import capture_logs
 
 from config.settings import RedisSettings, Target
 from jobs.connection import connect
@@ -87,11 +90,25 @@ def test_attempts_that_are_over_sooner_than_a_renewal_is_due_ask_redis_nothing(
 ) -> None:
     with keeper.keep(claim, stopping=lambda: False):
         time.sleep(LEASE)  # it is awake now
-    before = redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
-    for _ in range(1000):
+    before = _renewals(redis)
+    for _ in range(200):
         with keeper.keep(claim, stopping=lambda: False):
-            pass
-    assert redis.info("commandstats")["cmdstat_evalsha"]["calls"] - before < 100
+            time.sleep(LEASE / 100)
+    assert _renewals(redis) - before < 100
+
+
+def test_the_lease_that_ends_a_rest_is_not_renewed_at_once(redis: Redis, keeper: LeaseKeeper, claim: Claim) -> None:
+    before = _renewals(redis)
+    for _ in range(3):
+        with keeper.keep(claim, stopping=lambda: False):
+            time.sleep(LEASE / 100)
+        time.sleep(LEASE)
+    assert _renewals(redis) == before
+
+
+def _renewals(redis: Redis) -> int:
+    stats = cast("dict[str, dict[str, int]]", redis.info("commandstats"))
+    return sum(stats[each]["calls"] for each in ("cmdstat_evalsha", "cmdstat_eval") if each in stats)
 
 
 def test_progress_is_shown(store: StatusStore, claim: Claim, heartbeat: Heartbeat) -> None:
@@ -105,6 +122,55 @@ def test_a_cancelled_attempt_learns_that_it_is_fenced(store: StatusStore, claim:
     assert eventually(lambda: heartbeat.fenced)
     with pytest.raises(Fenced):
         heartbeat.check()
+
+
+class _Broken(StatusStore):
+    """Makes a mistake at the first renewal."""
+
+    broke = False
+
+    def renew(self, claim: Claim, lease_seconds: float, progress: Progress | None = None) -> bool:
+        if not self.broke:
+            self.broke = True
+            raise ValueError("a mistake")
+        return super().renew(claim, lease_seconds, progress)
+
+
+def test_a_mistake_costs_no_lease(redis: Redis, store: StatusStore, claim: Claim) -> None:
+    broken = _Broken(redis)
+    keeper = LeaseKeeper(broken, LEASE)
+    with capture_logs() as logged, keeper.keep(claim, stopping=lambda: False) as heartbeat:
+        time.sleep(3 * LEASE)
+        assert store.reap() == []
+        heartbeat.check()
+    keeper.close()
+    assert [entry["event"] for entry in logged] == ["heartbeat_failed"]
+    assert broken.broke
+
+
+def test_a_block_is_not_left_while_its_lease_is_renewed(redis: Redis, claim: Claim) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    class Slow(StatusStore):
+        def renew(self, claim: Claim, lease_seconds: float, progress: Progress | None = None) -> bool:
+            begun.set()
+            time.sleep(LEASE)
+            ended.set()
+            return super().renew(claim, lease_seconds, progress)
+
+    keeper = LeaseKeeper(Slow(redis), LEASE)
+    with keeper.keep(claim, stopping=lambda: False):
+        assert begun.wait(10)
+    assert ended.is_set()
+    keeper.close()
+
+
+def test_a_keeper_that_is_closed_leaves_no_thread(store: StatusStore) -> None:
+    before = threading.active_count()
+    keeper = LeaseKeeper(store, LEASE)
+    assert threading.active_count() == before + 1
+    keeper.close()
+    assert eventually(lambda: threading.active_count() == before)
 
 
 def test_a_redis_that_does_not_answer_is_no_reason_to_stop(claim: Claim) -> None:
