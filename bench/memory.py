@@ -3,6 +3,7 @@
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +23,12 @@ from tests.support.command import children
 _LARGE_BYTES = 2**30
 _BLOCK_BYTES = 16 * 2**20
 _QUEUED = 10_000
-_AGAIN = 10
-_AT_ONCE = 1000
+_AGAIN = 20
+_AT_ONCE = 500
+_MANY = "an equal job many times"
+_LIVED = 3
+"""Looks at a process that say something of whether it grows."""
+_GROWTH = 1.05
 
 
 def measure(_options: Options) -> Results:
@@ -46,10 +51,7 @@ def _look(running: Stack) -> Results:
     running.deployment.run("submit", "acme", "--wait", "--json", seconds=120)
     rest = _worker(running)
     peaks = _peaks_during(running, ["submit", "acme-large", "--wait", "--json"])
-    grown = [_worker(running)["child"]]
-    for number in range(_AGAIN):
-        _many(running, f"again-{number}")
-        grown.append(_worker(running)["child"])
+    lives = _lives(running)
     scheduler = _scheduler_with_queue(running)
     figures = [
         *(
@@ -60,8 +62,15 @@ def _look(running: Stack) -> Results:
             Figure("memory", f"worker {part}, highest with 1 GB", "MiB", [size / MIB], "vizfetch submit acme-large")
             for part, size in peaks.items()
         ),
-        Figure(
-            "memory", f"child after each {_AT_ONCE} jobs", "MiB", [size / MIB for size in grown], "vizfetch submit acme"
+        *(
+            Figure(
+                "memory",
+                f"{part}, after each {_AT_ONCE} jobs",
+                "MiB",
+                [size / MIB for life in each for size in life],
+                _MANY,
+            )
+            for part, each in lives.items()
         ),
         Figure("memory", "scheduler with 10,000 jobs", "MiB", [scheduler / MIB], "vizfetch scheduler"),
     ]
@@ -70,12 +79,9 @@ def _look(running: Stack) -> Results:
         Goal("memory", "memory: worker process at rest, MiB", most, 120, at_least=False, ratio=False),
         Goal("memory", "memory: more with a wheel of 1 GB, MiB", more, 64, at_least=False, ratio=False),
         Goal("memory", "memory: scheduler with 10,000 jobs, MiB", scheduler / MIB, 120, at_least=False, ratio=False),
-        Goal(
-            "memory",
-            "memory: child after all jobs to half of them",
-            grown[-1] / grown[len(grown) // 2],
-            1.05,
-            at_least=False,
+        *(
+            Goal("memory", f"memory: {part} at last to after {_AT_ONCE} jobs", _growth(each), _GROWTH, at_least=False)
+            for part, each in lives.items()
         ),
     ]
     return Results(figures, goals)
@@ -89,12 +95,32 @@ def _noise(number: int) -> bytes:
 
 def _worker(running: Stack) -> dict[str, int]:
     """Return what each of an agent's processes holds (RSS)."""
-    pid = running.pids["one"]
-    found = {"main": memory_bytes(pid, "Rss")}
-    for child in children(pid):
-        part = _part(child)
-        found[part] = max(found.get(part, 0), memory_bytes(child, "Rss"))
+    found: dict[str, int] = {}
+    for part, pid in _processes(running):
+        found[part] = max(found.get(part, 0), memory_bytes(pid, "Rss"))
     return found
+
+
+def _processes(running: Stack) -> Iterator[tuple[str, int]]:
+    pid = running.pids["one"]
+    yield "main", pid
+    for child in children(pid):
+        yield _part(child), child
+
+
+def _lives(running: Stack) -> dict[str, list[list[int]]]:
+    """Run many jobs, and return what each process held meanwhile, one list for each of those that took turns."""
+    lives: dict[str, dict[int, list[int]]] = {}
+    for number in range(_AGAIN):
+        _many(running, f"again-{number}")
+        for part, pid in [*_processes(running), ("scheduler", running.pids["scheduler"])]:
+            lives.setdefault(part, {}).setdefault(pid, []).append(memory_bytes(pid, "Rss"))
+    return {part: list(each.values()) for part, each in lives.items()}
+
+
+def _growth(lives: list[list[int]]) -> float:
+    """Return how much more a process held at last than after its first jobs, of those that were seen often enough."""
+    return max(life[-1] / life[0] for life in lives if len(life) >= _LIVED)
 
 
 def _part(pid: int) -> str:
