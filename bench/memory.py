@@ -80,7 +80,7 @@ def _look(running: Stack) -> Results:
         Goal("memory", "memory: more with a wheel of 1 GB, MiB", more, 64, at_least=False, ratio=False),
         Goal("memory", "memory: scheduler with 10,000 jobs, MiB", scheduler / MIB, 120, at_least=False, ratio=False),
         *(
-            Goal("memory", f"memory: {part} at last to after {_AT_ONCE} jobs", _growth(each), _GROWTH, at_least=False)
+            Goal("memory", f"memory: {part} after all its jobs to half of them", _growth(each), _GROWTH, at_least=False)
             for part, each in lives.items()
         ),
     ]
@@ -119,8 +119,8 @@ def _lives(running: Stack) -> dict[str, list[list[int]]]:
 
 
 def _growth(lives: list[list[int]]) -> float:
-    """Return how much more a process held at last than after its first jobs, of those that were seen often enough."""
-    return max(life[-1] / life[0] for life in lives if len(life) >= _LIVED)
+    """Return how much more a process held at last than half-way, of those that were seen often enough."""
+    return max(life[-1] / life[len(life) // 2] for life in lives if len(life) >= _LIVED)
 
 
 def _part(pid: int) -> str:
