@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Lines:
-    """What one process has to do with Redis by; leases are kept over a line of their own."""
+    """The ways of one process to Redis; leases are kept over a line of their own, which nothing else can hold up."""
 
     status: StatusStore
     leases: LeaseKeeper

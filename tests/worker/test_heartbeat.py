@@ -117,11 +117,16 @@ def test_progress_is_shown(store: StatusStore, claim: Claim, heartbeat: Heartbea
     assert eventually(lambda: store.job(claim.job).progress == progress)
 
 
-def test_a_cancelled_attempt_learns_that_it_is_fenced(store: StatusStore, claim: Claim, heartbeat: Heartbeat) -> None:
+def test_a_cancelled_attempt_learns_that_it_is_fenced(
+    redis: Redis, store: StatusStore, claim: Claim, heartbeat: Heartbeat
+) -> None:
     store.cancel([claim.job])
     assert eventually(lambda: heartbeat.fenced)
     with pytest.raises(Fenced):
         heartbeat.check()
+    before = _renewals(redis)
+    time.sleep(LEASE)
+    assert _renewals(redis) == before, "what is lost is asked for no more"
 
 
 class _Broken(StatusStore):
@@ -179,6 +184,7 @@ def test_a_redis_that_does_not_answer_is_no_reason_to_stop(claim: Claim) -> None
     with keeper.keep(claim, stopping=lambda: False) as heartbeat:
         time.sleep(2 * LEASE)
         heartbeat.check()
+        assert not heartbeat.fenced
     keeper.close()
 
 
