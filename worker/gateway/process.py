@@ -88,6 +88,7 @@ class GatewayProcess:
         self._address: GatewayAddress | None = None
         self._owner_pid = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
+        self._introduced = False
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -137,10 +138,13 @@ class GatewayProcess:
             return
         with self._lock:
             self._stopping.set()
-            process = self._process
-        if process is not None:
-            # One that is still starting looks for that end only later; what it has made is swept by the next one.
-            _stop(process, _STOP_SECONDS if self._ready.is_set() else 0.0)
+            process, introduced = self._process, self._introduced
+        if process is not None and introduced:
+            _stop(process, _STOP_SECONDS)
+        elif process is not None:
+            # It looks for the end of its input only later; what it has made is swept by the next one. And that
+            # input is being written to: closed now, its descriptor might be another file's before the next write.
+            _kill(process)
         if self._watcher.ident is not None:
             self._watcher.join()
         self._listener.close()
@@ -171,8 +175,10 @@ class GatewayProcess:
             if self._stopping.is_set() or self._listener is None:
                 return None
             process = self._spawn(self._listener.fileno())
-            self._process = process
+            self._process, self._introduced = process, False
         said = _introduce(process, self._startup(self._listener.fileno()))
+        with self._lock:
+            self._introduced = True
         if said == READY and self._ready.is_set():
             _log.info("gateway_started", pid=process.pid)
         elif said != READY and not self._ready.is_set():  # a later one is started again: what it lacks may come back
@@ -234,7 +240,7 @@ def _introduce(process: subprocess.Popen[bytes], startup: Startup) -> str:
     if process.stdin is None or process.stdout is None:
         raise GatewayError("the gateway was started without pipes")
     left = memoryview(startup.reveal().encode() + b"\n")
-    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or we have just closed its input to end it
+    with contextlib.suppress(BrokenPipeError):  # it has ended, and what it said before tells why
         while left:
             left = left[process.stdin.write(left) :]
     return process.stdout.readline().decode("utf-8", "replace").strip()
@@ -248,8 +254,12 @@ def _stop(process: subprocess.Popen[bytes], patience_seconds: float) -> None:
     try:
         process.wait(patience_seconds)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:

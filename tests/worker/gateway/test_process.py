@@ -1,5 +1,6 @@
 """The gateway's own process: starts, is watched, keeps its port, ends with its parent, tells no secret."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 import requests
@@ -182,6 +184,49 @@ def test_closed_while_it_starts(after_seconds: float | None, tmp_path: Path, cap
     assert pid is None or gone(pid, 0.1)
     assert "gateway-watcher" not in {thread.name for thread in threading.enumerate()}
     assert "Traceback" not in capfd.readouterr().err
+
+
+class _SlowInput:
+    """A process's standard input; a write to it lasts until that process has ended."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        self._pid = process.pid
+        self._pipe = process.stdin
+        self._closed = False
+        self.begun = threading.Event()
+        self.closed_meanwhile: bool | None = None
+
+    def write(self, _data: memoryview) -> int:
+        self.begun.set()
+        with contextlib.suppress(ChildProcessError):  # who ended it has also collected it
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        self.closed_meanwhile = self._closed
+        self._pipe.close()
+        raise BrokenPipeError
+
+    def close(self) -> None:
+        self._closed = True
+        self._pipe.close()
+
+
+def test_the_input_is_not_closed_while_it_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs: list[_SlowInput] = []
+    spawn = GatewayProcess._spawn  # noqa: SLF001
+
+    def slow(gateway: GatewayProcess, descriptor: int) -> subprocess.Popen[bytes]:
+        process = spawn(gateway, descriptor)
+        inputs.append(_SlowInput(process))
+        process.stdin = cast("IO[bytes]", inputs[0])
+        return process
+
+    monkeypatch.setattr(GatewayProcess, "_spawn", slow)
+    gateway = GatewayProcess((), CacheSettings(directory=tmp_path / "cache"), environment=os.environ)
+    gateway.begin()
+    pid_of(gateway)
+    assert inputs[0].begun.wait(10)
+    gateway.close()
+    assert inputs[0].closed_meanwhile is False
 
 
 def test_a_forked_child_does_not_close_it(gateway: GatewayProcess) -> None:
