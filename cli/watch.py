@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _LOOK_EVERY_SECONDS = 0.3
+_LOOKS_FOR_THE_END = 6
+"""Between two looks at everything: whoever waits for a batch waits for its end, and asking for that costs little."""
 _SHOWN_JOBS = 12
 _COUNTS_EVERY_SECONDS = 5.0
 
@@ -38,7 +40,18 @@ def watch(store: StatusStore, batch_id: str, *, check: Callable[[], None] = lamb
                     return store.batch(batch_id)
             except StatusUnavailable:
                 pass
-            time.sleep(_LOOK_EVERY_SECONDS)
+            _pause(store, batch_id)
+
+
+def _pause(store: StatusStore, batch_id: str) -> None:
+    """Wait for the next look, or for the batch's end, whichever comes first."""
+    for _ in range(_LOOKS_FOR_THE_END):
+        time.sleep(_LOOK_EVERY_SECONDS / _LOOKS_FOR_THE_END)
+        try:
+            if store.batch(batch_id, jobs=False).finished:
+                return
+        except StatusUnavailable:
+            return
 
 
 def _look(store: StatusStore, batch_id: str) -> Batch:

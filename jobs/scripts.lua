@@ -31,6 +31,8 @@
 --   P:ready:L           zset  a batch with a job whose time has come, by the number of its turn
 --   P:later:L           zset  a batch whose jobs all have to wait, by the time (ms) at which the first is due, or before
 --   P:turn              int   the number of the last turn
+--   P:bell              list  rung (one element) when a batch has something to be published at once, so that a scheduler
+--                             who listens need not look again and again
 --
 -- Schedules are manifests that are looked at again and again:
 --
@@ -51,7 +53,7 @@
 -- Each script below is preceded by this common part and named by the line that opens it.
 
 local P = ARGV[1]
-local LEASES, BATCHES, QUEUED = P .. ':leases', P .. ':batches', P .. ':queued'
+local LEASES, BATCHES, QUEUED, BELL = P .. ':leases', P .. ':batches', P .. ':queued', P .. ':bell'
 
 local function job_key(id) return P .. ':job:' .. id end
 local function log_key(id) return P .. ':log:' .. id end
@@ -109,6 +111,8 @@ local function wake(lane, batch, due, now)
   if due <= now then
     redis.call('ZREM', later_key(lane), batch)
     last_in_line(lane, batch)
+    redis.call('LPUSH', BELL, 1)
+    redis.call('LTRIM', BELL, 0, 0)
   else
     redis.call('ZADD', later_key(lane), 'LT', due, batch)
   end

@@ -131,6 +131,15 @@ class StatusStore:
         with translated():
             return bool(self._run("defer", job, attempt, int(delay_seconds * 1000)))
 
+    def await_due(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` for a job that is due at once, and tell whether one came.
+
+        Of several who wait, one is told. ``seconds`` are fewer than the client waits for any answer,
+        or this raises as if Redis were away.
+        """
+        with translated():
+            return self._redis.blpop([f"{self._prefix}:bell"], timeout=seconds) is not None
+
     def reap(self) -> list[tuple[str, JobState]]:
         """End the leases that ran out and return (job id, its new state). Idempotent.
 

@@ -13,6 +13,7 @@ from jobs.models import FetchMessage, JobState, Priority
 from jobs.store import StatusStore, StatusUnavailable
 
 TURN_SECONDS = 0.25
+"""Between turns, unless a job comes that is due at once."""
 BUSY_TURN_SECONDS = 0.05
 """Between turns while there is something to publish: jobs that are answered from memory take no longer than that."""
 WINDOW = 16
@@ -75,7 +76,16 @@ class Loop:
         """Take turns until ``stop`` is set. Redis being away is waited out."""
         while not stop.is_set():
             self.turn()
-            stop.wait(BUSY_TURN_SECONDS if self._published else TURN_SECONDS)
+            self._pause(stop)
+
+    def _pause(self, stop: threading.Event) -> None:
+        if self._published:
+            stop.wait(BUSY_TURN_SECONDS)
+            return
+        try:
+            self._store.await_due(TURN_SECONDS)
+        except StatusUnavailable:  # the next turn says so
+            stop.wait(TURN_SECONDS)
 
     def turn(self) -> None:
         """Do once what is to be done now. Harmless to repeat at any time."""

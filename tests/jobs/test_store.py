@@ -263,7 +263,7 @@ def test_a_batch_leaves_nothing_behind_that_does_not_expire(redis: Redis) -> Non
     time.sleep(0.1)
     assert store.take_due(4, 60) == []
     kept = {str(key) for key in redis.scan_iter() if redis.ttl(str(key)) < 0}
-    assert kept == {f"vizfetch:{name}" for name in ("batches", "queued", "turn", "totals", "catalog")}
+    assert kept == {f"vizfetch:{name}" for name in ("batches", "queued", "turn", "bell", "totals", "catalog")}
 
 
 def test_unknown_ids_are_said_to_be_unknown(store: StatusStore) -> None:

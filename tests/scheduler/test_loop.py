@@ -1,3 +1,4 @@
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,9 +8,10 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.settings import Target
-from jobs.models import FetchMessage, JobSpec, JobState, Priority
+from jobs.errors import ErrorKind
+from jobs.models import FetchMessage, JobError, JobSpec, JobState, Priority
 from jobs.store import StatusStore, StatusUnavailable
-from scheduler.loop import WINDOW, Broker, Loop
+from scheduler.loop import TURN_SECONDS, WINDOW, Broker, Loop
 
 BATCH = "b-1"
 LEASE = 5.0
@@ -125,3 +127,49 @@ def test_no_lease_is_ended_right_after_redis_was_away(store: StatusStore) -> Non
     clock.now += LEASE
     loop.turn()
     assert store.job(job).state is JobState.QUEUED
+
+
+class _Listening(StatusStore):
+    """Notes how the loop waits, and stops it after ``turns``."""
+
+    heard: list[float]
+    stop: threading.Event
+    away = False
+
+    def await_due(self, seconds: float) -> bool:
+        self.heard.append(seconds)
+        self.stop.set()
+        if self.away:
+            raise StatusUnavailable
+        return super().await_due(seconds)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_between_turns_it_listens_for_a_job(redis: Redis, *, away: bool) -> None:
+    store = _Listening(redis)
+    store.heard, store.stop, store.away = [], threading.Event(), away
+    Loop(store, Messages().broker(), LEASE, Clock()).run(store.stop)
+    assert store.heard == [TURN_SECONDS]
+
+
+def test_a_job_that_is_due_at_once_is_heard_of_once(store: StatusStore) -> None:
+    store.enqueue(BATCH, specs(3))
+    store.enqueue("b-2", specs(1))
+    assert store.await_due(5)
+    assert not store.await_due(0.01)
+    loop = Loop(store, Messages().broker(), LEASE, Clock())
+    loop.turn()
+    assert not store.await_due(0.01)
+
+
+def test_a_further_attempt_is_heard_of_when_it_is_due_at_once_only(store: StatusStore) -> None:
+    store.enqueue(BATCH, specs(1))
+    assert store.await_due(5)
+    [(job, attempt)] = store.take_due(5, 60)
+    claimed = store.claim(job, attempt, "agent", LEASE)
+    assert claimed
+    assert store.postpone(claimed[0], JobError(kind=ErrorKind.INTERNAL, retryable=True, message="Not now."), 60)
+    assert not store.await_due(0.01)
+    assert store.cancel([job])
+    assert store.retry([job])
+    assert store.await_due(5)
