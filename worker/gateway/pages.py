@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from itertools import islice
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import pypi_simple
@@ -67,9 +67,8 @@ _FILES_PER_BLOCK = 1000
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class IndexFile:
-    """One file that an index offers."""
+class IndexFile(NamedTuple):
+    """One file that an index offers. A tuple, which is made in less time: a page may hold thousands."""
 
     filename: str
     url: str
@@ -253,9 +252,13 @@ def _json_files(project: str, url: str, text: JsonText) -> Iterator[IndexFile]:
     for number, entry in enumerate(text.elements()):
         if number == MAX_LINKS:
             raise NotSimple(f"it has more than {MAX_LINKS} files")
-        file = _file(_described(entry, project, url), project)
+        file = _from_listed(_listed(entry), project, url)
         if file is not None:
             yield file
+
+
+_Parts = tuple[str | None, str | None, str | None]
+"""A file's project, version and type."""
 
 
 class _Listed(BaseModel, alias_generator=lambda name: name.replace("_", "-")):
@@ -268,45 +271,44 @@ class _Listed(BaseModel, alias_generator=lambda name: name.replace("_", "-")):
     core_metadata: StrictBool | dict[str, str] | None = None
     yanked: StrictBool | str = False
     size: int | None = None
-    upload_time: datetime | None = None
+    upload_time: str | None = None
 
 
-def _described(entry: Any, project: str, url: str) -> pypi_simple.DistributionPackage:  # noqa: ANN401 - any JSON
-    """Validate what a page says of a file, but for what nobody here asks for: a page may hold thousands.
+def _listed(entry: Any) -> _Listed:  # noqa: ANN401 - any JSON
+    """Validate what a page says of a file, but for what nobody here asks for.
 
-    A time that is none counts as unknown, and "yanked" without yes, no or reason as no. Raises ValueError that names
+    A time that is no text counts as unknown, and "yanked" without yes, no or reason as no. Raises ValueError that names
     the file.
     """
     if not isinstance(entry, dict):
         raise ValueError(f"{_named(entry)}: it is no JSON object")  # noqa: TRY004 - what is wrong is the document
     try:
-        listed = _Listed.model_validate(entry)
+        return _Listed.model_validate(entry)
     except ValidationError as error:
         wrong = {str(each["loc"][0]) for each in error.errors() if each["loc"]}
         if not wrong or not all(_dispensable(entry, name) for name in wrong):
             raise ValueError(f"{_named(entry)}: {_problem(error)}") from error
-        return _described({name: value for name, value in entry.items() if name not in wrong}, project, url)
-    name, version, kind = _parts(listed.filename, project)
+        return _listed({name: value for name, value in entry.items() if name not in wrong})
+
+
+def _from_listed(listed: _Listed, project: str, url: str) -> IndexFile | None:
+    """Take over what JSON says of a file; see ``_file``."""
     yanked, metadata = listed.yanked, listed.core_metadata
-    return pypi_simple.DistributionPackage(
+    return _file(
+        project,
+        _parts(listed.filename, project),
         filename=listed.filename,
         url=listed.url if listed.url.startswith(_ABSOLUTE) else urljoin(url, listed.url),
-        project=name,
-        version=version,
-        package_type=kind,
-        digests=listed.hashes,
+        hashes=listed.hashes,
         requires_python=listed.requires_python,
-        has_sig=None,
-        is_yanked=isinstance(yanked, str) or yanked,
-        yanked_reason=yanked if isinstance(yanked, str) else None,
-        has_metadata=isinstance(metadata, dict) or metadata,
-        metadata_digests=metadata if isinstance(metadata, dict) else None,
-        size=listed.size,
-        upload_time=listed.upload_time,
+        size_bytes=listed.size,
+        yanked=yanked if isinstance(yanked, str) else "" if yanked else None,
+        uploaded=listed.upload_time,
+        metadata_hashes=metadata if isinstance(metadata, dict) else {} if metadata else None,
     )
 
 
-def _parts(filename: str, project: str) -> tuple[str | None, str | None, str | None]:
+def _parts(filename: str, project: str) -> _Parts:
     """Return a file's project, version and type by its name; all None when it says nothing of the kind.
 
     The usual names of wheels (PEP 427) and source distributions (PEP 625) are taken apart here, all others by the
@@ -319,7 +321,7 @@ def _parts(filename: str, project: str) -> tuple[str | None, str | None, str | N
             return parts[0], parts[1], "wheel"
     elif filename.endswith(".tar.gz"):
         name, _, version = filename.removesuffix(".tar.gz").rpartition("-")
-        if canonicalize_name(name) == project and _version(version) is not None:
+        if _is_named(name, project) and _version(version) is not None:
             return name, version, "sdist"
     try:
         return pypi_simple.parse_filename(filename, project)
@@ -373,7 +375,7 @@ def _from_html(project: str, url: str, body: IO[bytes], charset: str | None) -> 
         if _ARCHIVE.search(named.text):
             archives += 1
             if _nameable(named.text):
-                file = _file(pypi_simple.DistributionPackage.from_link(named, project), project)
+                file = _from_package(pypi_simple.DistributionPackage.from_link(named, project), project)
                 files.extend([] if file is None else [file])
 
     found = read_links(url, body, charset, MAX_LINKS, take)
@@ -400,26 +402,58 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0][:200]
 
 
-def _file(package: pypi_simple.DistributionPackage, project: str) -> IndexFile | None:
-    """Take over what may be shown and stored; None for names that are unsound or another project's."""
-    version = _version(package.version or "")
-    if version is None or package.project is None or not _nameable(package.filename):
-        return None
-    digests, metadata_digests = _digests(package.digests), _digests(package.metadata_digests or {})
-    if canonicalize_name(package.project) != project or digests is None or metadata_digests is None:
-        return None
-    return IndexFile(
+def _from_package(package: pypi_simple.DistributionPackage, project: str) -> IndexFile | None:
+    """Take over what a link says of a file; see ``_file``."""
+    return _file(
+        project,
+        (package.project, package.version, package.package_type),
         filename=package.filename,
         url=package.url,
-        version=version,
-        is_wheel=package.package_type == "wheel",
-        digests=digests,
-        size_bytes=None if package.size is None or package.size < 0 else package.size,
-        requires_python=_range(package.requires_python),
-        yanked=_line(package.yanked_reason or "", _MAX_REASON_CHARACTERS) if package.is_yanked else None,
-        uploaded=_utc(package.upload_time) if package.upload_time else None,
-        metadata_digests=metadata_digests if package.has_metadata else None,
+        hashes=package.digests,
+        requires_python=package.requires_python,
+        size_bytes=package.size,
+        yanked=(package.yanked_reason or "") if package.is_yanked else None,
+        uploaded=None,
+        metadata_hashes=(package.metadata_digests or {}) if package.has_metadata else None,
     )
+
+
+def _file(
+    project: str,
+    parts: _Parts,
+    *,
+    filename: str,
+    url: str,
+    hashes: Mapping[str, str],
+    requires_python: str | None,
+    size_bytes: int | None,
+    yanked: str | None,
+    uploaded: str | None,
+    metadata_hashes: Mapping[str, str] | None,
+) -> IndexFile | None:
+    """Take over what may be shown and stored; None for names that are unsound or another project's."""
+    version = _version(parts[1] or "")
+    if version is None or parts[0] is None or not _nameable(filename):
+        return None
+    digests, metadata_digests = _digests(hashes), None if metadata_hashes is None else _digests(metadata_hashes)
+    if not _is_named(parts[0], project) or digests is None or (metadata_hashes and metadata_digests is None):
+        return None
+    return IndexFile(
+        filename,
+        url,
+        version,
+        parts[2] == "wheel",
+        digests,
+        None if size_bytes is None or size_bytes < 0 else size_bytes,
+        _range(requires_python),
+        None if yanked is None else _line(yanked, _MAX_REASON_CHARACTERS),
+        None if uploaded is None else _seconds(uploaded),
+        metadata_digests,
+    )
+
+
+def _is_named(name: str, project: str) -> bool:
+    return name == project or canonicalize_name(name) == project
 
 
 def _nameable(filename: str) -> bool:
@@ -427,9 +461,13 @@ def _nameable(filename: str) -> bool:
     return len(filename) <= _MAX_NAME_CHARACTERS and _SOUND_NAME.fullmatch(filename) is not None
 
 
-def _utc(time: datetime) -> float:
-    """Return a time in seconds; one that does not say is in UTC, as PEP 700 has it."""
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+def _seconds(time: str) -> float | None:
+    """Return a time (PEP 700) in seconds; None when it is none. One that does not say is in UTC."""
+    try:
+        read = datetime.fromisoformat(time)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _range(requires_python: str | None) -> str | None:
@@ -441,7 +479,7 @@ def _range(requires_python: str | None) -> str | None:
 
 def _digests(hashes: Mapping[str, str]) -> str | None:
     """Return digests with their algorithms; None when one is no digest: the cache names files by them."""
-    if len(hashes) == 1 and _USUAL.fullmatch(usual := f"sha256={hashes.get('sha256')}".lower()):
+    if len(hashes) == 1 and _USUAL.fullmatch(usual := f"sha256={hashes.get('sha256')}"):
         return usual
     if not all(_sound(name, digest) for name, digest in hashes.items()):
         return None

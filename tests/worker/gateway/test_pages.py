@@ -140,10 +140,26 @@ def test_a_name_whose_tags_mean_nothing_hides_that_file_alone(tags: str) -> None
     assert [file["filename"] for file in shown(page.view(Lens(Target())))["files"]] == names[1:]
 
 
-@pytest.mark.parametrize("spoilt", [{"yanked": None}, {"upload-time": "soon"}, {"yanked": None, "upload-time": ""}])
+@pytest.mark.parametrize(
+    "spoilt", [{"yanked": None}, {"upload-time": "soon"}, {"upload-time": 5}, {"yanked": None, "upload-time": ""}]
+)
 def test_what_may_be_missing_may_be_wrong(spoilt: dict[str, object]) -> None:
     [file] = read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, **spoilt}).files
     assert (file.yanked, file.uploaded) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "time", ["1970-01-02T00:00:01.5Z", "1970-01-02T01:00:01.500000+01:00", "1970-01-02T00:00:01.5"]
+)
+def test_a_time_without_a_zone_is_in_utc(time: str) -> None:
+    """As PEP 700 has it."""
+    [file] = read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, "upload-time": time}).files
+    assert file.uploaded == 86401.5
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "10000-01-01T00:00:00Z"])
+def test_a_time_beyond_all_calendars_hides_no_file(time: str) -> None:
+    assert read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, "upload-time": time}).files
 
 
 @pytest.mark.parametrize(
