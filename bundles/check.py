@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,6 +24,7 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 from packaging.version import InvalidVersion, Version
+from pydantic import BaseModel, ValidationError
 
 from bundles.archive import READ_ERRORS, dist_info, open_archive, read_text, record_issues, safety_issues
 from bundles.digest import opened_digest
@@ -41,6 +42,8 @@ _MAX_LICENSES = 20
 _MAX_EXPRESSION = 1000
 _MAX_HEADERS = 2**20
 """Of METADATA without the description; a hundred times what packages in use have."""
+_MAX_REMEMBERED_BYTES = 2**16
+"""Of what a wheel says; one that says more is read again. The disk is to remember thousands of them."""
 _MAX_VALUE = 4000
 """Of one requirement or version. Python reads numbers of at most 4300 digits."""
 _SHOWN_TAGS = 10
@@ -184,6 +187,26 @@ def _loading_issue(content: Content, tags: frozenset[Tag], target: Target) -> st
     return loading_issue(content.file, tags, target)
 
 
+class _Said(BaseModel, frozen=True):
+    """What METADATA says that a bundle depends on, as it stands there."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...]
+    requires_python: str
+    extras: tuple[str, ...]
+    licenses: tuple[str, ...]
+
+
+class _Facts(BaseModel, frozen=True):
+    """What an archive says of itself; of a sound one remembered with the proof, so that nobody opens it for that."""
+
+    info: str
+    """The name of its ``.dist-info`` folder."""
+    said: _Said | None
+    """None where METADATA cannot be read."""
+
+
 @lru_cache(maxsize=1024)
 def _inspect(content: Content) -> tuple[Metadata, frozenset[Tag]]:
     """Read the archive, once for each content in a process: most wheels are shared by many bundles.
@@ -196,17 +219,30 @@ def _inspect(content: Content) -> tuple[Metadata, frozenset[Tag]]:
     except InvalidWheelFilename as error:
         raise BrokenWheel(file.name, [str(error)]) from error
     try:
-        with open_archive(file) as archive:
-            issues, metadata = _archive(archive, label, content)
+        issues, facts = _proved(content)
     except READ_ERRORS as error:
         raise BrokenWheel(file.name, [f"is not a readable archive: {error}"]) from error
+    metadata = None if facts is None else _compared(facts, label, issues)
     if metadata is None or issues:
         raise BrokenWheel(file.name, issues)
     return metadata, label[3]
 
 
-def _archive(archive: ZipFile, label: _Label, content: Content) -> tuple[list[str], Metadata | None]:
-    """Return every issue of the archive, and its metadata unless they are among the issues."""
+def _proved(content: Content) -> tuple[list[str], _Facts | None]:
+    """Return every issue of the archive, none when it is known to be sound, and what it says of itself."""
+    with content.proofs.of(content.sha256) as proof:
+        with suppress(ValidationError):
+            return [], _Facts.model_validate_json(proof.known)
+        with open_archive(content.file) as archive:
+            issues, facts = _read(archive)
+        known = b"" if facts is None or issues else facts.model_dump_json().encode()
+        if 0 < len(known) <= _MAX_REMEMBERED_BYTES:
+            proof.note(known)
+    return issues, facts
+
+
+def _read(archive: ZipFile) -> tuple[list[str], _Facts | None]:
+    """Return every issue of the archive, and what it says of itself unless that is unsafe to read."""
     # An unsafe archive is not read any further: it may be made to cost hours or memory.
     if issues := safety_issues(archive):
         return issues, None
@@ -214,32 +250,24 @@ def _archive(archive: ZipFile, label: _Label, content: Content) -> tuple[list[st
         info = dist_info(archive)
     except ValueError as error:
         return [str(error)], None
-    issues = _label_issues(archive, info, label)
-    metadata = _metadata(archive, info, label, issues)
-    with content.proofs.of(content.sha256) as proof:
-        wrong = [] if proof.holds else record_issues(archive, info)
-        if not wrong:
-            proof.note()
-    return issues + placement_issues(archive, info) + wrong, metadata
+    issues = _format_issues(archive, info)
+    facts = _Facts(info=info, said=_said(archive, info, issues))
+    return [*issues, *placement_issues(archive, info), *record_issues(archive, info)], facts
 
 
-def _label_issues(archive: ZipFile, info: str, label: _Label) -> list[str]:
-    """Compare the file's name with the folder's, and the format's version with what installers know."""
-    issues = []
-    name, _, version = info.removesuffix(".dist-info").partition("-")
-    if canonicalize_name(name) != label[0] or _parsed(Version, version) != label[1]:
-        issues.append(f"{info} does not belong to {label[0]} {label[1]}")
+def _format_issues(archive: ZipFile, info: str) -> list[str]:
+    """Compare the format's version with what installers know."""
     try:
         found = re.search(r"^Wheel-Version:\s*(\d+)\.", read_text(archive, f"{info}/WHEEL"), re.MULTILINE)
     except ValueError as error:
-        return [*issues, str(error)]
+        return [str(error)]
     if found is None or found[1] != "1":
-        issues.append("WHEEL does not name version 1 of the wheel format, which installers know")
-    return issues
+        return ["WHEEL does not name version 1 of the wheel format, which installers know"]
+    return []
 
 
-def _metadata(archive: ZipFile, info: str, label: _Label, issues: list[str]) -> Metadata | None:
-    """Return the parsed METADATA; problems are added to ``issues``."""
+def _said(archive: ZipFile, info: str, issues: list[str]) -> _Said | None:
+    """Return what METADATA says; problems are added to ``issues``."""
     try:
         text = read_text(archive, f"{info}/METADATA")
     except ValueError as error:
@@ -253,20 +281,38 @@ def _metadata(archive: ZipFile, info: str, label: _Label, issues: list[str]) -> 
     raw, unclear = parse_email(headers)
     # Installers take the first of two, or none.
     issues += [f"METADATA has {_DECISIVE[each]} twice, or not as text" for each in _DECISIVE if each in unclear]
-    name, version = canonicalize_name(raw.get("name", "")), _parsed(Version, raw.get("version", ""))
-    if (name, version) != label[:2]:
-        named = f"{raw.get('name')} {raw.get('version')}"
+    return _Said(
+        name=raw.get("name", ""),
+        version=raw.get("version", ""),
+        requires=tuple(raw.get("requires_dist", ())),
+        requires_python=raw.get("requires_python", ""),
+        extras=tuple(raw.get("provides_extra", ())),
+        licenses=_licenses(raw),
+    )
+
+
+def _compared(facts: _Facts, label: _Label, issues: list[str]) -> Metadata | None:
+    """Compare the file's name with the folder's and the metadata's, and return these; problems go to ``issues``."""
+    name, _, version = facts.info.removesuffix(".dist-info").partition("-")
+    if canonicalize_name(name) != label[0] or _parsed(Version, version) != label[1]:
+        issues.append(f"{facts.info} does not belong to {label[0]} {label[1]}")
+    return None if facts.said is None else _metadata(facts.said, label, issues)
+
+
+def _metadata(said: _Said, label: _Label, issues: list[str]) -> Metadata | None:
+    """Understand METADATA; problems are added to ``issues``."""
+    if (canonicalize_name(said.name), _parsed(Version, said.version)) != label[:2]:
+        named = f"{said.name or None} {said.version or None}"
         issues.append(f"METADATA is of {named}, the file name says {label[0]} {label[1]}")
-    requires_python = _parsed(SpecifierSet, raw.get("requires_python", ""))
+    requires_python = _parsed(SpecifierSet, said.requires_python)
     if requires_python is None:
-        issues.append(f"METADATA: Requires-Python {raw.get('requires_python')!r} is not valid")
+        issues.append(f"METADATA: Requires-Python {said.requires_python!r} is not valid")
         return None
-    extras = frozenset(canonicalize_name(extra) for extra in raw.get("provides_extra", []))
-    return Metadata(label[0], label[1], _requires(raw, issues), requires_python, extras, _licenses(raw))
+    extras = frozenset(map(canonicalize_name, said.extras))
+    return Metadata(label[0], label[1], _requires(said.requires, issues), requires_python, extras, said.licenses)
 
 
-def _requires(raw: RawMetadata, issues: list[str]) -> tuple[Requirement, ...]:
-    lines = raw.get("requires_dist", [])
+def _requires(lines: Iterable[str], issues: list[str]) -> tuple[Requirement, ...]:
     parsed = [(line, _parsed(Requirement, line)) for line in lines]
     issues += [f"METADATA: Requires-Dist {line!r} is not valid" for line, made in parsed if made is None]
     return tuple(made for _, made in parsed if made is not None)

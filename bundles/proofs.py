@@ -1,4 +1,4 @@
-"""Which archives were read to their end and found to be what their RECORD says, for all processes that share a folder.
+"""Which archives were read to their end and found sound, and what they say, for all processes that share a folder.
 
 Reading them is the longest part of checking a bundle, most wheels are in many bundles, and an agent's processes meet
 the same ones at the same moment. What is remembered is bound to the content by its sha256, and to this very code that
@@ -17,9 +17,8 @@ from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 
-from bundles import archive
-
-_SOUND = b"sound\n"
+_CHECKERS = ("archive.py", "check.py", "members.py", "placement.py")
+"""The sources that say what is sound."""
 _PATIENCE_SECONDS = 30.0
 """Who proves something for longer may be frozen: then it is proved beside him."""
 _LOOK_EVERY_SECONDS = 0.02
@@ -31,15 +30,16 @@ class Proof:
 
     def __init__(self, file: FileIO | None) -> None:
         self._file = file
-        self.holds = file is not None and file.read() == _SOUND
+        self.known = b"" if file is None else file.read()
+        """What was noted, whole or, after a crash, not; nothing where nothing is known."""
 
-    def note(self) -> None:
-        """Remember that it was proved."""
-        self.holds = True
+    def note(self, known: bytes) -> None:
+        """Remember something that shows whether it is whole."""
+        self.known = known
         if self._file is not None:
             with suppress(OSError):  # a full disk: it is proved again another time
                 self._file.seek(0)
-                self._file.write(_SOUND)
+                self._file.write(known)
                 self._file.truncate()
 
 
@@ -89,9 +89,9 @@ def _lock(descriptor: int) -> None:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Return a name for what checks: this module's sources and the interpreter that runs them."""
-    source = Path(archive.__file__).read_bytes()
-    return hashlib.sha256(source + sys.version.encode()).hexdigest()[:16]
+    """Return a name for what checks: its sources and the interpreter that runs them."""
+    sources = [Path(__file__).with_name(name).read_bytes() for name in _CHECKERS]
+    return hashlib.sha256(b"".join(sources) + sys.version.encode()).hexdigest()[:16]
 
 
 def _prune(directory: Path) -> None:

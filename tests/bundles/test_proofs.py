@@ -1,14 +1,14 @@
 import hashlib
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
 from bundles import archive, check, proofs
-from bundles.check import check_wheel
+from bundles.check import CheckedWheel, check_wheel
 from bundles.errors import BrokenWheel, HashMismatch
 from bundles.models import Origin
 from bundles.proofs import Proofs
@@ -16,6 +16,7 @@ from config.settings import Target
 from tests.support.wheels import build_wheel
 
 SHA256 = "ab" * 32
+KNOWN = b"something that was found out"
 
 
 @pytest.fixture(autouse=True)
@@ -38,10 +39,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def checked(file: Path, memory: Proofs | None) -> None:
+def checked(file: Path, memory: Proofs | None) -> CheckedWheel:
     check._inspect.cache_clear()  # noqa: SLF001
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    check_wheel(file, Origin(filename=file.name, index="pypi[0]", sha256=digest), Target(), memory)
+    return check_wheel(file, Origin(filename=file.name, index="pypi[0]", sha256=digest), Target(), memory)
 
 
 def test_what_one_process_proved_another_believes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,26 +87,67 @@ def test_code_that_checks_otherwise_checks_again(tmp_path: Path, monkeypatch: py
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"so", b"\0\0\0\0\0\0"])
-def test_what_a_crash_left_proves_nothing(tmp_path: Path, content: bytes) -> None:
-    memory = Proofs(tmp_path)
-    with memory.of(SHA256) as proof:
-        assert not proof.holds
-        proof.note()
-    [file] = tmp_path.glob("*/*")
-    file.write_bytes(content)
-    with memory.of(SHA256) as proof:
-        assert not proof.holds
-        proof.note()
-    with memory.of(SHA256) as proof:
-        assert proof.holds
+@pytest.mark.parametrize(
+    "crash",
+    [
+        lambda _: b"",
+        lambda whole: whole[:-1],
+        lambda whole: whole[:5],
+        lambda whole: bytes(len(whole)),
+        lambda whole: whole + whole[-4:],
+        lambda _: b"sound\n",
+        lambda _: b'{"info": "acme-1.0.dist-info"}',
+    ],
+)
+def test_what_a_crash_left_proves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: Callable[[bytes], bytes]
+) -> None:
+    wheel, memory, seen = build_wheel(tmp_path, "acme"), Proofs(tmp_path / "memory"), reads(monkeypatch)
+    checked(wheel, memory)
+    [file] = (tmp_path / "memory").glob("*/*")
+    whole = file.read_bytes()
+    file.write_bytes(crash(whole))
+    for _ in range(2):
+        checked(wheel, memory)
+        assert file.read_bytes() == whole
+        assert len(seen) == 2
+
+
+def test_what_was_proved_says_the_same_as_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = (
+        b"Metadata-Version: 2.1\nName: Acme\nVersion: 1.0\nRequires-Dist: numpy>=1; extra == 'x'\nProvides-Extra: X\n"
+        b"Requires-Python: >=3.9\nLicense: MIT\n\nAbout it.\n"
+    )
+    wheel, memory = build_wheel(tmp_path, "acme", metadata=metadata), Proofs(tmp_path / "memory")
+    first = checked(wheel, memory)
+    monkeypatch.setattr(check, "open_archive", lambda _: pytest.fail("it was opened"))
+    assert checked(wheel, memory) == first
+    assert [str(each) for each in first.metadata.requires] == ['numpy>=1; extra == "x"']
+    assert str(first.metadata.requires_python) == ">=3.9"
+    assert [*first.metadata.extras, *first.metadata.licenses] == ["x", "MIT"]
+
+
+def test_under_a_name_that_is_not_its_own_a_proved_wheel_is_refused(tmp_path: Path) -> None:
+    wheel, memory = build_wheel(tmp_path, "acme"), Proofs(tmp_path / "memory")
+    checked(wheel, memory)
+    with pytest.raises(BrokenWheel, match=r"does not belong to other 1\.0"):
+        checked(wheel.rename(tmp_path / wheel.name.replace("acme", "other")), memory)
+
+
+def test_a_wheel_that_says_too_much_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = reads(monkeypatch)
+    wheel = build_wheel(tmp_path, "acme", requires=[f"package-{number}" for number in range(6000)])
+    for _ in range(2):
+        checked(wheel, Proofs(tmp_path / "memory"))
+    assert len(seen) == 2
+    assert [each.stat().st_size for each in (tmp_path / "memory").glob("*/*")] == [0]
 
 
 def test_an_error_in_the_block_is_the_block_s(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="mine"), Proofs(tmp_path).of(SHA256):
         raise OSError("mine")
     with Proofs(tmp_path).of(SHA256) as proof:
-        assert not proof.holds
+        assert not proof.known
 
 
 def test_a_folder_that_cannot_be_used_remembers_nothing(tmp_path: Path) -> None:
@@ -113,15 +155,15 @@ def test_a_folder_that_cannot_be_used_remembers_nothing(tmp_path: Path) -> None:
     memory = Proofs(tmp_path / "file" / "below")
     for _ in range(2):
         with memory.of(SHA256) as proof:
-            assert not proof.holds
-            proof.note()
+            assert not proof.known
+            proof.note(KNOWN)
 
 
 def _prove_slowly(directory: Path, held: float) -> None:
     with Proofs(directory).of(SHA256) as proof:
         (directory / "begun").touch()
         time.sleep(held)
-        proof.note()
+        proof.note(KNOWN)
 
 
 def test_two_that_meet_prove_it_once_and_nobody_waits_for_a_frozen_one(
@@ -136,7 +178,7 @@ def test_two_that_meet_prove_it_once_and_nobody_waits_for_a_frozen_one(
         while not (place / "begun").exists():
             time.sleep(0.02)
         with Proofs(place).of(SHA256) as proof:
-            assert proof.holds is proved
+            assert proof.known == (KNOWN if proved else b"")
         other.kill()
         other.join()
 
@@ -145,11 +187,11 @@ def test_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(proofs, "_LIMIT", 3)
     for number in range(4):
         with Proofs(tmp_path).of(f"{number:064}") as proof:
-            proof.note()
+            proof.note(KNOWN)
         time.sleep(0.02)
     again = Proofs(tmp_path)
     found = []
     for number in range(4):
         with again.of(f"{number:064}") as proof:
-            found.append(proof.holds)
-    assert found == [False, False, True, True]
+            found.append(proof.known)
+    assert found == [b"", b"", KNOWN, KNOWN]
