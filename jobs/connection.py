@@ -4,7 +4,9 @@ import re
 from typing import Any
 
 from redis import Redis, exceptions
+from redis import __version__ as redis_py_version
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -14,6 +16,9 @@ from config.settings import RedisSettings
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
+
+_DRIVER = DriverInfo(lib_version=redis_py_version)
+"""What a server's list of clients says of us. By default redis-py looks its version up again for each connection."""
 
 
 def connect(settings: RedisSettings, *, timeout_seconds: float = ANSWER_TIMEOUT_SECONDS) -> Redis:
@@ -29,7 +34,7 @@ def connect(settings: RedisSettings, *, timeout_seconds: float = ANSWER_TIMEOUT_
         "socket_timeout": timeout_seconds,
     }
     options |= tls_options(settings)
-    common = {"decode_responses": True, "health_check_interval": 10}
+    common: dict[str, Any] = {"decode_responses": True, "health_check_interval": 10, "driver_info": _DRIVER}
     sentinels = Sentinels.of(url)
     if sentinels is None:
         # Without what it says about TLS, which stands in the options: redis-py would let the URL win over them.
