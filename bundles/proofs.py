@@ -9,6 +9,7 @@ alone.
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ _PATIENCE_SECONDS = 30.0
 """Who proves something for longer may be frozen: then it is proved beside him."""
 _LOOK_EVERY_SECONDS = 0.02
 _LIMIT = 20_000
+_OTHER_CODE_SECONDS = 30 * 24 * 3600
+"""How long what other code proved is kept after its last: an older or newer agent may share the folder."""
 
 
 class Proof:
@@ -52,6 +55,7 @@ class Proofs:
             with suppress(OSError):  # told by whoever else needs the disk; here it is work, no more
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _prune(self._directory)
+                _forget_other_code(self._directory)
 
     @contextmanager
     def of(self, sha256: str) -> Iterator[Proof]:
@@ -100,3 +104,10 @@ def _prune(directory: Path) -> None:
     if len(found) > _LIMIT:
         for _, path in sorted(found)[: len(found) // 2]:
             Path(path).unlink(missing_ok=True)
+
+
+def _forget_other_code(directory: Path) -> None:
+    """Remove what versions have left that nobody runs any more."""
+    for other in directory.parent.iterdir():
+        if other != directory and time.time() - other.stat().st_mtime > _OTHER_CODE_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)

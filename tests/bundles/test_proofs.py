@@ -1,5 +1,6 @@
 import hashlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,3 +196,17 @@ def test_the_oldest_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with again.of(f"{number:064}") as proof:
             found.append(proof.known)
     assert found == [b"", b"", KNOWN, KNOWN]
+
+
+def test_what_code_proved_that_nobody_runs_any_more_is_forgotten(tmp_path: Path) -> None:
+    for name, days in (("other", 29), ("old", 31)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / SHA256).write_bytes(KNOWN)
+        at = time.time() - days * 24 * 3600
+        os.utime(tmp_path / name, (at, at))
+    with Proofs(tmp_path).of(SHA256) as proof:
+        proof.note(KNOWN)
+    left = {path.parent.name for path in tmp_path.glob("*/*")}
+    assert "old" not in left
+    assert "other" in left
+    assert len(left) == 2
