@@ -69,7 +69,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def patient(index: IndexServer, make_gateway: MakeGateway) -> LocalGateway:
-    return make_gateway(index_settings(index, read_timeout_seconds=SECONDS))
+    return make_gateway(index_settings(index, connect_timeout_seconds=SECONDS, read_timeout_seconds=SECONDS))
 
 
 def downloaded(session: Session, _: Path) -> None:
