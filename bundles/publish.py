@@ -33,6 +33,10 @@ from bundles.uploads import Others, upload
 _UPLOADS_AT_ONCE = 4
 _LARGE_BYTES = 10 * 2**20
 """Larger wheels go one after the other, each in parts of which a few are in memory at once: it stays below 64 MiB."""
+_PICTURES_AT_ONCE = 16
+"""They are many and small: nearly all of their time is the store's answer."""
+_LARGE_PICTURE_BYTES = 2**20
+"""Larger ones go one after the other: a picture is in memory as a whole."""
 _DOCUMENTS: Mapping[str, Callable[[Bundle], bytes]] = {LOCK: pylock, REQUIREMENTS: requirements, SBOM: sbom}
 _OTHERS_BYTES = 2**20
 """For what is added to a bundle's description while it is published: the files beside it, and warnings."""
@@ -106,21 +110,12 @@ class _Publisher:
         ready = frozenset(left)
         while left:
             now = [wheel for path, wheel in left.items() if path in ready]
-            for wheel, took_bytes in zip(now, self._each(self._upload, now), strict=True):
+            for wheel, took_bytes in zip(now, _each(self._pool, self._upload, now), strict=True):
                 if took_bytes is not None:
                     uploaded_bytes += took_bytes
                     del left[stored_wheel(wheel)]
             ready = others.wait(frozenset(left)) if left else ready
         return uploaded_bytes
-
-    def _each(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        """Do the work for all items, several at once; after a failure no further one is begun."""
-        running = [self._pool.submit(work, item) for item in items]
-        try:
-            return [each.result() for each in running]
-        except BaseException:
-            self._pool.shutdown(cancel_futures=True)
-            raise
 
     def _upload(self, wheel: BundledWheel) -> int | None:
         """Upload a wheel unless the store has it, and return how many bytes that took; None: another is just at it."""
@@ -172,26 +167,31 @@ class _Publisher:
         return bundle
 
     def _put_documents(self, documents: Mapping[str, bytes]) -> Iterable[BundledFile]:
-        return self._each(lambda item: self._put(*item), documents.items())
+        return _each(self._pool, lambda item: self._put(*item), documents.items())
 
     def _put_images(self) -> Iterable[BundledFile]:
-        """Upload the pictures that the store lacks; a few of them are in memory at once."""
+        """Upload the pictures that the store lacks."""
         present = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
-        with ZipFile(self._directory / self._bundle.package.filename) as wheel:
-            return self._each(lambda image: self._put_image(wheel, image, present), self._images)
+        with (
+            ZipFile(self._directory / self._bundle.package.filename) as wheel,
+            ThreadPoolExecutor(_PICTURES_AT_ONCE, thread_name_prefix="pictures") as pool,
+        ):
+            return _each(pool, lambda image: self._put_image(wheel, image, present), self._images)
 
     @property
     def _images(self) -> list[str]:
         return sorted({each.image for each in self._bundle.visualizations if each.image is not None})
 
     def _put_image(self, wheel: ZipFile, image: str, present: Mapping[str, int]) -> BundledFile:
-        content = wheel.read(image_in_wheel(image))
-        present_bytes = present.get(f"{self._folder}/{image}")
-        if present_bytes == len(content):
-            return _file(image, content)
-        if present_bytes is not None:
-            self._replaced.append(f"{self._folder}/{image}")
-        return self._put(image, content)
+        large = wheel.getinfo(image_in_wheel(image)).file_size > _LARGE_PICTURE_BYTES
+        with self._large if large else nullcontext():
+            content = wheel.read(image_in_wheel(image))
+            present_bytes = present.get(f"{self._folder}/{image}")
+            if present_bytes == len(content):
+                return _file(image, content)
+            if present_bytes is not None:
+                self._replaced.append(f"{self._folder}/{image}")
+            return self._put(image, content)
 
     def _put(self, name: str, content: bytes) -> BundledFile:
         self._stop_if_fenced()
@@ -226,6 +226,16 @@ class _Publisher:
     def _stop_if_fenced(self) -> None:
         if self._fenced():
             raise Fenced
+
+
+def _each(pool: ThreadPoolExecutor, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
+    """Do the work for all items, several at once; after a failure no further one is begun."""
+    running = [pool.submit(work, item) for item in items]
+    try:
+        return [each.result() for each in running]
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _image(wheel: ZipFile, path: str) -> bytes | None:

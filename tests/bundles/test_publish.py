@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -255,6 +257,25 @@ def test_fenced_at_any_step_writes_nothing_more(local_store: ObjectStore, tmp_pa
     assert len(recording.written) == allowed
     assert list(entries(local_store)) == []
     assert list(local_store.paths(RESERVATIONS)) == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_many_pictures_are_uploaded_together_and_large_ones_one_by_one(
+    local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, large: bool
+) -> None:
+    if large:
+        monkeypatch.setattr("bundles.publish._LARGE_PICTURE_BYTES", 0)
+    build_wheel(tmp_path / "download", "acme-charts", visualizations=[f"chart-{number}" for number in range(10)])
+    together = Barrier(10)
+
+    def picture(path: str) -> None:
+        if path.endswith(".png"):
+            with suppress(BrokenBarrierError):
+                together.wait(0.5 if large else 30)
+
+    publish(RecordingStore(local_store, picture), bundled(tmp_path / "download", "acme-charts"), tmp_path / "download")
+    assert together.broken is large
+    assert verify(local_store).issues == ()
 
 
 def test_two_workers_publish_the_same_bundle_at_once(store: ObjectStore, tmp_path: Path) -> None:
