@@ -30,11 +30,11 @@ from bundles.sbom import sbom
 from bundles.store import ObjectStore
 from bundles.uploads import Others, upload
 
-_UPLOADS_AT_ONCE = 4
+_WHEELS_AT_ONCE = 4
 _LARGE_BYTES = 10 * 2**20
 """Larger wheels go one after the other, each in parts of which a few are in memory at once: it stays below 64 MiB."""
-_PICTURES_AT_ONCE = 16
-"""They are many and small: nearly all of their time is the store's answer."""
+_SMALL_AT_ONCE = 16
+"""Looks at objects, documents and pictures: they are many, and nearly all of their time is the store's answer."""
 _LARGE_PICTURE_BYTES = 2**20
 """Larger ones go one after the other: a picture is in memory as a whole."""
 _DOCUMENTS: Mapping[str, Callable[[Bundle], bytes]] = {LOCK: pylock, REQUIREMENTS: requirements, SBOM: sbom}
@@ -75,21 +75,32 @@ def publish(store: ObjectStore, bundle: Bundle, directory: Path, *, fenced: Call
     if (size_bytes := len(seal(bundle)) + _OTHERS_BYTES) > MAX_MANIFEST_BYTES:
         raise InvalidVisualization([f"bundle.json would have {size_bytes} bytes, more than {MAX_MANIFEST_BYTES}"])
     paths = [bundle_folder(bundle), *map(stored_wheel, bundle.wheels)]
-    with reserved(store, paths, fenced), ThreadPoolExecutor(_UPLOADS_AT_ONCE, thread_name_prefix="publish") as pool:
-        return _Publisher(store, bundle, directory, fenced, pool).run()
+    with (
+        reserved(store, paths, fenced),
+        ThreadPoolExecutor(_WHEELS_AT_ONCE, thread_name_prefix="publish-wheels") as wheels,
+        ThreadPoolExecutor(_SMALL_AT_ONCE, thread_name_prefix="publish") as small,
+    ):
+        return _Publisher(store, bundle, directory, fenced, wheels, small).run()
 
 
 class _Publisher:
     """One publication."""
 
     def __init__(
-        self, store: ObjectStore, bundle: Bundle, directory: Path, fenced: Callable[[], bool], pool: ThreadPoolExecutor
+        self,
+        store: ObjectStore,
+        bundle: Bundle,
+        directory: Path,
+        fenced: Callable[[], bool],
+        wheels: ThreadPoolExecutor,
+        small: ThreadPoolExecutor,
     ) -> None:
         self._store = store
         self._bundle = bundle
         self._directory = directory
         self._fenced = fenced
-        self._pool = pool
+        self._wheels = wheels
+        self._small = small
         self._folder = bundle_folder(bundle)
         self._replaced: list[str] = []
         self._large = Lock()
@@ -109,20 +120,23 @@ class _Publisher:
         uploaded_bytes = 0
         ready = frozenset(left)
         while left:
-            now = [wheel for path, wheel in left.items() if path in ready]
-            for wheel, took_bytes in zip(now, _each(self._pool, self._upload, now), strict=True):
-                if took_bytes is not None:
-                    uploaded_bytes += took_bytes
-                    del left[stored_wheel(wheel)]
+            lacking = self._lacking([left.pop(path) for path in list(left) if path in ready])
+            for (wheel, _), took_bytes in zip(lacking, _each(self._wheels, self._upload, lacking), strict=True):
+                if took_bytes is None:
+                    left[stored_wheel(wheel)] = wheel
+                uploaded_bytes += took_bytes or 0
             ready = others.wait(frozenset(left)) if left else ready
         return uploaded_bytes
 
-    def _upload(self, wheel: BundledWheel) -> int | None:
-        """Upload a wheel unless the store has it, and return how many bytes that took; None: another is just at it."""
+    def _lacking(self, wheels: Sequence[BundledWheel]) -> list[tuple[BundledWheel, int | None]]:
+        """Return those that the store does not have as they are, each with the bytes of what it has instead, if any."""
+        sizes = zip(wheels, _each(self._small, self._store.size, map(stored_wheel, wheels)), strict=True)
+        return [(wheel, present_bytes) for wheel, present_bytes in sizes if present_bytes != wheel.size_bytes]
+
+    def _upload(self, lacking: tuple[BundledWheel, int | None]) -> int | None:
+        """Upload a wheel that is lacking, and return how many bytes that took; None: another is just at it."""
+        wheel, present_bytes = lacking
         path = stored_wheel(wheel)
-        present_bytes = self._store.size(path)
-        if present_bytes == wheel.size_bytes:
-            return 0
         with self._large if wheel.size_bytes > _LARGE_BYTES else nullcontext():
             self._stop_if_fenced()
             done = upload(self._store, path, self._directory / wheel.filename, present_bytes=present_bytes)
@@ -167,16 +181,13 @@ class _Publisher:
         return bundle
 
     def _put_documents(self, documents: Mapping[str, bytes]) -> Iterable[BundledFile]:
-        return _each(self._pool, lambda item: self._put(*item), documents.items())
+        return _each(self._small, lambda item: self._put(*item), documents.items())
 
     def _put_images(self) -> Iterable[BundledFile]:
         """Upload the pictures that the store lacks."""
         present = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
-        with (
-            ZipFile(self._directory / self._bundle.package.filename) as wheel,
-            ThreadPoolExecutor(_PICTURES_AT_ONCE, thread_name_prefix="pictures") as pool,
-        ):
-            return _each(pool, lambda image: self._put_image(wheel, image, present), self._images)
+        with ZipFile(self._directory / self._bundle.package.filename) as wheel:
+            return _each(self._small, lambda image: self._put_image(wheel, image, present), self._images)
 
     @property
     def _images(self) -> list[str]:
