@@ -45,12 +45,14 @@ def watch(store: StatusStore, batch_id: str, *, check: Callable[[], None] = lamb
 
 def _pause(store: StatusStore, batch_id: str) -> None:
     """Wait for the next look, or for the batch's end, whichever comes first."""
-    for _ in range(_LOOKS_FOR_THE_END):
-        time.sleep(_LOOK_EVERY_SECONDS / _LOOKS_FOR_THE_END)
+    step = _LOOK_EVERY_SECONDS / _LOOKS_FOR_THE_END
+    for left in reversed(range(_LOOKS_FOR_THE_END)):
+        time.sleep(step)
         try:
             if store.batch(batch_id, jobs=False).finished:
                 return
         except StatusUnavailable:
+            time.sleep(step * left)
             return
 
 

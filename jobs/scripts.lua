@@ -31,8 +31,8 @@
 --   P:ready:L           zset  a batch with a job whose time has come, by the number of its turn
 --   P:later:L           zset  a batch whose jobs all have to wait, by the time (ms) at which the first is due, or before
 --   P:turn              int   the number of the last turn
---   P:bell              list  rung (one element) when a batch has something to be published at once, so that a scheduler
---                             who listens need not look again and again
+--   P:bell              list  rung (one element) when a job comes that is due at once, so that a scheduler who listens
+--                             need not look again and again
 --
 -- Schedules are manifests that are looked at again and again:
 --
@@ -107,12 +107,14 @@ end
 
 -- Sees to it that the batch gets its turn when a job of it is due.
 local function wake(lane, batch, due, now)
+  if due <= now then
+    redis.call('LPUSH', BELL, 1)
+    redis.call('LTRIM', BELL, 0, 0)
+  end
   if redis.call('ZSCORE', ready_key(lane), batch) then return end
   if due <= now then
     redis.call('ZREM', later_key(lane), batch)
     last_in_line(lane, batch)
-    redis.call('LPUSH', BELL, 1)
-    redis.call('LTRIM', BELL, 0, 0)
   else
     redis.call('ZADD', later_key(lane), 'LT', due, batch)
   end

@@ -65,6 +65,7 @@ class Loop:
         self._chores = chores
         self._lost = lost
         self._published = False
+        self._answered = True
         self._turned = clock()
 
     @property
@@ -76,26 +77,32 @@ class Loop:
         """Take turns until ``stop`` is set. Redis being away is waited out."""
         while not stop.is_set():
             self.turn()
-            self._pause(stop)
+            if not stop.is_set():
+                stop.wait(self._listen())
 
-    def _pause(self, stop: threading.Event) -> None:
+    def _listen(self) -> float:
+        """Listen for a job that is due at once, if it is time for that; return the seconds to wait in any case."""
         if self._published:
-            stop.wait(BUSY_TURN_SECONDS)
-            return
+            return BUSY_TURN_SECONDS
+        if not self._answered:
+            return TURN_SECONDS
         try:
-            self._store.await_due(TURN_SECONDS)
+            came = self._store.await_due(TURN_SECONDS)
         except StatusUnavailable:  # the next turn says so
-            stop.wait(TURN_SECONDS)
+            return TURN_SECONDS
+        # Many may come while no worker is free.
+        return max(0, BUSY_TURN_SECONDS - self.turn_age_seconds) if came else 0
 
     def turn(self) -> None:
         """Do once what is to be done now. Harmless to repeat at any time."""
-        self._published = False
+        self._published, self._answered = False, True
         try:
             self._reap()
             self._chores()
             self._publish()
         except StatusUnavailable as error:
             _log.warning("status_unavailable", reason=str(error))
+            self._answered = False
             self._reap_from = self._clock() + self._lease_seconds
         self._turned = self._clock()
 

@@ -11,7 +11,7 @@ from config.settings import Target
 from jobs.errors import ErrorKind
 from jobs.models import FetchMessage, JobError, JobSpec, JobState, Priority
 from jobs.store import StatusStore, StatusUnavailable
-from scheduler.loop import TURN_SECONDS, WINDOW, Broker, Loop
+from scheduler.loop import BUSY_TURN_SECONDS, TURN_SECONDS, WINDOW, Broker, Loop
 
 BATCH = "b-1"
 LEASE = 5.0
@@ -129,27 +129,63 @@ def test_no_lease_is_ended_right_after_redis_was_away(store: StatusStore) -> Non
     assert store.job(job).state is JobState.QUEUED
 
 
-class _Listening(StatusStore):
-    """Notes how the loop waits, and stops it after ``turns``."""
+class _Stop(threading.Event):
+    """Notes how long it is waited for, and is set by the first wait."""
 
-    heard: list[float]
-    stop: threading.Event
-    away = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited.append(timeout)
+        self.set()
+        return True
+
+
+class _Listening(StatusStore):
+    """Notes how long is listened, and hears what it is told to."""
+
+    def __init__(self, redis: Redis, heard: bool | Exception) -> None:  # noqa: FBT001 - an answer
+        super().__init__(redis)
+        self._heard = heard
+        self.listened: list[float] = []
 
     def await_due(self, seconds: float) -> bool:
-        self.heard.append(seconds)
-        self.stop.set()
-        if self.away:
-            raise StatusUnavailable
-        return super().await_due(seconds)
+        self.listened.append(seconds)
+        if isinstance(self._heard, Exception):
+            raise self._heard
+        return self._heard
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_between_turns_it_listens_for_a_job(redis: Redis, *, away: bool) -> None:
-    store = _Listening(redis)
-    store.heard, store.stop, store.away = [], threading.Event(), away
-    Loop(store, Messages().broker(), LEASE, Clock()).run(store.stop)
-    assert store.heard == [TURN_SECONDS]
+@pytest.mark.parametrize(
+    ("heard", "waited"),
+    [(False, 0), (True, BUSY_TURN_SECONDS), (StatusUnavailable(), TURN_SECONDS)],
+    ids=["nothing came", "something came", "redis went away"],
+)
+def test_between_turns_it_listens_for_a_job(redis: Redis, heard: bool | Exception, waited: float) -> None:  # noqa: FBT001
+    store, stop = _Listening(redis, heard), _Stop()
+    Loop(store, Messages().broker(), LEASE, Clock()).run(stop)
+    assert (store.listened, stop.waited) == ([TURN_SECONDS], [waited])
+
+
+def test_while_redis_is_away_or_there_is_much_to_do_it_does_not_listen(redis: Redis) -> None:
+    store, stop, messages = _Listening(redis, heard=False), _Stop(), Messages()
+    store.enqueue(BATCH, specs(1))
+    Loop(store, messages.broker(), LEASE, Clock()).run(stop)
+    assert (store.listened, stop.waited) == ([], [BUSY_TURN_SECONDS])
+
+    def away(_: Priority) -> int:
+        raise StatusUnavailable from RedisConnectionError()
+
+    stop = _Stop()
+    Loop(store, Broker(publish=messages.publish, waiting=away), LEASE, Clock()).run(stop)
+    assert (store.listened, stop.waited) == ([], [TURN_SECONDS])
+
+
+def test_a_loop_that_is_told_to_stop_in_a_turn_does_not_listen(redis: Redis) -> None:
+    store, stop = _Listening(redis, heard=False), _Stop()
+    Loop(store, Messages().broker(), LEASE, Clock(), chores=stop.set).run(stop)
+    assert (store.listened, stop.waited) == ([], [])
 
 
 def test_a_job_that_is_due_at_once_is_heard_of_once(store: StatusStore) -> None:
@@ -172,4 +208,14 @@ def test_a_further_attempt_is_heard_of_when_it_is_due_at_once_only(store: Status
     assert not store.await_due(0.01)
     assert store.cancel([job])
     assert store.retry([job])
+    assert store.await_due(5)
+
+
+def test_a_job_that_was_given_back_is_heard_of_though_its_batch_is_still_in_line(store: StatusStore) -> None:
+    store.enqueue(BATCH, specs(1))
+    assert store.await_due(5)
+    [(job, attempt)] = store.take_due(1, 60)
+    claimed = store.claim(job, attempt, "agent", LEASE)
+    assert claimed
+    assert store.release(claimed[0])
     assert store.await_due(5)
