@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import TypeVar
@@ -187,22 +189,22 @@ class _Publisher:
         """Upload the pictures that the store lacks."""
         present = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
         with ZipFile(self._directory / self._bundle.package.filename) as wheel:
-            return _each(self._small, lambda image: self._put_image(wheel, image, present), self._images)
+            lots = _lots(wheel, self._images)
+            put = partial(self._put_image, wheel, present=present)
+            return list(chain.from_iterable(_each(self._small, lambda lot: [put(image) for image in lot], lots)))
 
     @property
     def _images(self) -> list[str]:
         return sorted({each.image for each in self._bundle.visualizations if each.image is not None})
 
     def _put_image(self, wheel: ZipFile, image: str, present: Mapping[str, int]) -> BundledFile:
-        large = wheel.getinfo(image_in_wheel(image)).file_size > _LARGE_PICTURE_BYTES
-        with self._large if large else nullcontext():
-            content = wheel.read(image_in_wheel(image))
-            present_bytes = present.get(f"{self._folder}/{image}")
-            if present_bytes == len(content):
-                return _file(image, content)
-            if present_bytes is not None:
-                self._replaced.append(f"{self._folder}/{image}")
-            return self._put(image, content)
+        content = wheel.read(image_in_wheel(image))
+        present_bytes = present.get(f"{self._folder}/{image}")
+        if present_bytes == len(content):
+            return _file(image, content)
+        if present_bytes is not None:
+            self._replaced.append(f"{self._folder}/{image}")
+        return self._put(image, content)
 
     def _put(self, name: str, content: bytes) -> BundledFile:
         self._stop_if_fenced()
@@ -237,6 +239,13 @@ class _Publisher:
     def _stop_if_fenced(self) -> None:
         if self._fenced():
             raise Fenced
+
+
+def _lots(wheel: ZipFile, images: Sequence[str]) -> list[list[str]]:
+    """Divide pictures into those that are uploaded side by side, and one lot of all that are too large for that."""
+    sizes = {image: wheel.getinfo(image_in_wheel(image)).file_size for image in images}
+    large = [image for image in images if sizes[image] > _LARGE_PICTURE_BYTES]
+    return [large, *([image] for image in images if sizes[image] <= _LARGE_PICTURE_BYTES)]
 
 
 def _each(pool: ThreadPoolExecutor, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:

@@ -3,10 +3,10 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier, Lock
 
 import pytest
 
@@ -259,23 +259,56 @@ def test_fenced_at_any_step_writes_nothing_more(local_store: ObjectStore, tmp_pa
     assert list(local_store.paths(RESERVATIONS)) == []
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_many_pictures_are_uploaded_together_and_large_ones_one_by_one(
-    local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, large: bool
-) -> None:
-    if large:
-        monkeypatch.setattr("bundles.publish._LARGE_PICTURE_BYTES", 0)
-    build_wheel(tmp_path / "download", "acme-charts", visualizations=[f"chart-{number}" for number in range(10)])
+def _ten_pictures(directory: Path) -> Bundle:
+    build_wheel(directory, "acme-charts", visualizations=[f"chart-{number}" for number in range(10)])
+    return bundled(directory, "acme-charts")
+
+
+def test_many_pictures_are_uploaded_together(local_store: ObjectStore, tmp_path: Path) -> None:
     together = Barrier(10)
 
     def picture(path: str) -> None:
         if path.endswith(".png"):
-            with suppress(BrokenBarrierError):
-                together.wait(0.5 if large else 30)
+            together.wait(30)
 
-    publish(RecordingStore(local_store, picture), bundled(tmp_path / "download", "acme-charts"), tmp_path / "download")
-    assert together.broken is large
+    publish(RecordingStore(local_store, picture), _ten_pictures(tmp_path / "download"), tmp_path / "download")
     assert verify(local_store).issues == ()
+
+
+def test_large_pictures_are_uploaded_one_by_one_and_none_after_a_failure(
+    local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bundles.publish._LARGE_PICTURE_BYTES", 0)
+    alone, tried = Lock(), list[str]()
+    fails = True
+
+    def picture(path: str) -> None:
+        if path.endswith(".png"):
+            assert alone.acquire(blocking=False)
+            tried.append(path)
+            time.sleep(0.05)
+            alone.release()
+            if fails:
+                raise StorageError("write", path, "it is away")
+
+    store, bundle = RecordingStore(local_store, picture), _ten_pictures(tmp_path / "download")
+    with pytest.raises(StorageError, match="it is away"):
+        publish(store, bundle, tmp_path / "download")
+    assert len(tried) == 1
+    fails = False
+    publish(store, bundle, tmp_path / "download")
+    assert len(tried) == 11
+    assert verify(local_store).issues == ()
+
+
+def test_all_wheels_are_looked_for_before_any_is_uploaded(local_store: ObjectStore, tmp_path: Path) -> None:
+    done: list[str] = []
+    store = RecordingStore(local_store, lambda path: done.append(f"put {path}"), before_read=done.append)
+    bundle = charts(tmp_path / "download")
+    publish(store, bundle, tmp_path / "download")
+    wheels = [each for each in done if stored_wheel(bundle.package).partition("/")[0] + "/" in each]
+    assert set(wheels[:3]) == set(map(stored_wheel, bundle.wheels))
+    assert {each.partition(" ")[0] for each in wheels[3:6]} == {"put"}
 
 
 def test_two_workers_publish_the_same_bundle_at_once(store: ObjectStore, tmp_path: Path) -> None:
