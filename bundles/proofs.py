@@ -18,6 +18,9 @@ from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 
+import installer
+import packaging
+
 _CHECKERS = ("archive.py", "check.py", "members.py", "placement.py")
 """The sources that say what is sound."""
 _PATIENCE_SECONDS = 30.0
@@ -54,6 +57,7 @@ class Proofs:
         if self._directory is not None:
             with suppress(OSError):  # told by whoever else needs the disk; here it is work, no more
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.utime(self._directory)
                 _prune(self._directory)
                 _forget_other_code(self._directory)
 
@@ -71,12 +75,13 @@ class Proofs:
     def _open(self, sha256: str) -> FileIO | None:
         if self._directory is None:
             return None
-        try:
+        with suppress(OSError):
+            # Other code may have taken it for one that nobody uses any more.
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Neither truncated nor at its end: somebody else may be writing it.
             descriptor = os.open(self._directory / sha256, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             return FileIO(descriptor, "r+")
-        except OSError:
-            return None
+        return None
 
 
 def _lock(descriptor: int) -> None:
@@ -93,9 +98,10 @@ def _lock(descriptor: int) -> None:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Return a name for what checks: its sources and the interpreter that runs them."""
+    """Return a name for what checks: its sources, the libraries that read for it, and the interpreter."""
     sources = [Path(__file__).with_name(name).read_bytes() for name in _CHECKERS]
-    return hashlib.sha256(b"".join(sources) + sys.version.encode()).hexdigest()[:16]
+    versions = f"{packaging.__version__} {installer.__version__} {sys.version}"
+    return hashlib.sha256(b"".join(sources) + versions.encode()).hexdigest()[:16]
 
 
 def _prune(directory: Path) -> None:

@@ -137,7 +137,7 @@ def test_under_a_name_that_is_not_its_own_a_proved_wheel_is_refused(tmp_path: Pa
 
 def test_a_wheel_that_says_too_much_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = reads(monkeypatch)
-    wheel = build_wheel(tmp_path, "acme", requires=[f"package-{number}" for number in range(6000)])
+    wheel = build_wheel(tmp_path, "acme", requires=[f"package-{number}" for number in range(20_000)])
     for _ in range(2):
         checked(wheel, Proofs(tmp_path / "memory"))
     assert len(seen) == 2
@@ -210,3 +210,30 @@ def test_what_code_proved_that_nobody_runs_any_more_is_forgotten(tmp_path: Path)
     assert "old" not in left
     assert "other" in left
     assert len(left) == 2
+
+
+def test_a_folder_that_other_code_took_away_is_made_again(tmp_path: Path) -> None:
+    memory = Proofs(tmp_path)
+    [own] = tmp_path.iterdir()
+    own.rmdir()
+    for known in (b"", KNOWN):
+        with memory.of(SHA256) as proof:
+            assert proof.known == known
+            proof.note(KNOWN)
+
+
+def test_code_that_has_just_begun_is_run_by_somebody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Proofs(tmp_path)
+    [own] = tmp_path.iterdir()
+    os.utime(own, (0, 0))
+    Proofs(tmp_path)
+    monkeypatch.setattr(proofs, "_code", lambda: "another")
+    Proofs(tmp_path)
+    assert own.is_dir()
+
+
+@pytest.mark.parametrize("library", ["packaging", "installer"])
+def test_another_version_of_what_reads_for_it_is_other_code(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = proofs._code()  # noqa: SLF001
+    monkeypatch.setattr(f"{library}.__version__", "0")
+    assert proofs._code.__wrapped__() != before  # noqa: SLF001
