@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import InvalidTag, Tag, TooManyTagsError, parse_tag
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from pydantic import BaseModel, StrictBool, ValidationError
+from pydantic import BaseModel, StrictBool, TypeAdapter, ValidationError
 from pypi_simple.html import Link
 
 from bundles.target import fits, full_version, tags
@@ -271,14 +271,13 @@ class _Listed(BaseModel, alias_generator=lambda name: name.replace("_", "-")):
     core_metadata: StrictBool | dict[str, str] | None = None
     yanked: StrictBool | str = False
     size: int | None = None
-    upload_time: str | None = None
+    upload_time: Any = None
 
 
 def _listed(entry: Any) -> _Listed:  # noqa: ANN401 - any JSON
     """Validate what a page says of a file, but for what nobody here asks for.
 
-    A time that is no text counts as unknown, and "yanked" without yes, no or reason as no. Raises ValueError that names
-    the file.
+    "yanked" without yes, no or reason counts as no. Raises ValueError that names the file.
     """
     if not isinstance(entry, dict):
         raise ValueError(f"{_named(entry)}: it is no JSON object")  # noqa: TRY004 - what is wrong is the document
@@ -331,7 +330,7 @@ def _parts(filename: str, project: str) -> _Parts:
 
 def _dispensable(entry: Any, name: str) -> bool:  # noqa: ANN401 - any JSON
     """Tell whether a file is the same without a value that is wrong."""
-    return name == "upload-time" or (name == "yanked" and entry[name] is None)
+    return name == "yanked" and entry[name] is None
 
 
 def _named(entry: Any) -> str:  # noqa: ANN401 - any JSON
@@ -428,7 +427,7 @@ def _file(
     requires_python: str | None,
     size_bytes: int | None,
     yanked: str | None,
-    uploaded: str | None,
+    uploaded: object,
     metadata_hashes: Mapping[str, str] | None,
 ) -> IndexFile | None:
     """Take over what may be shown and stored; None for names that are unsound or another project's."""
@@ -461,12 +460,25 @@ def _nameable(filename: str) -> bool:
     return len(filename) <= _MAX_NAME_CHARACTERS and _SOUND_NAME.fullmatch(filename) is not None
 
 
-def _seconds(time: str) -> float | None:
+def _seconds(time: object) -> float | None:
     """Return a time (PEP 700) in seconds; None when it is none. One that does not say is in UTC."""
     try:
-        read = datetime.fromisoformat(time)
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+        # Nearly all are in a form that the standard library reads, which takes less time.
+        read = datetime.fromisoformat(time) if isinstance(time, str) else _any_time(time)
+    except ValueError:
+        read = _any_time(time)
+    if read is None:
+        return None
+    return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+
+
+_times = TypeAdapter(datetime)
+
+
+def _any_time(time: object) -> datetime | None:
+    try:
+        return _times.validate_python(time)
+    except ValidationError:
         return None
 
 

@@ -141,7 +141,14 @@ def test_a_name_whose_tags_mean_nothing_hides_that_file_alone(tags: str) -> None
 
 
 @pytest.mark.parametrize(
-    "spoilt", [{"yanked": None}, {"upload-time": "soon"}, {"upload-time": 5}, {"yanked": None, "upload-time": ""}]
+    "spoilt",
+    [
+        {"yanked": None},
+        {"upload-time": "soon"},
+        {"upload-time": [5]},
+        {"upload-time": {}},
+        {"yanked": None, "upload-time": ""},
+    ],
 )
 def test_what_may_be_missing_may_be_wrong(spoilt: dict[str, object]) -> None:
     [file] = read_json({"filename": "demo-1.0-py3-none-any.whl", "url": "x", "hashes": {}, **spoilt}).files
