@@ -461,25 +461,25 @@ def _nameable(filename: str) -> bool:
 
 
 def _seconds(time: object) -> float | None:
-    """Return a time (PEP 700) in seconds; None when it is none. One that does not say is in UTC."""
+    """Return a time (PEP 700: ISO 8601) in seconds; None when it is none. One that does not say is in UTC.
+
+    A number, also as text, may be seconds, milliseconds or nothing: whoever guesses takes a new file for an old one.
+    """
+    if not isinstance(time, str) or time[_YEAR_DIGITS : _YEAR_DIGITS + 1] != "-":
+        return None
     try:
         # Nearly all are in a form that the standard library reads, which takes less time.
-        read = datetime.fromisoformat(time) if isinstance(time, str) else _any_time(time)
+        read = datetime.fromisoformat(time)
     except ValueError:
-        read = _any_time(time)
-    if read is None:
-        return None
+        try:
+            read = _times.validate_python(time)
+        except ValidationError:
+            return None
     return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
 
 
+_YEAR_DIGITS = 4
 _times = TypeAdapter(datetime)
-
-
-def _any_time(time: object) -> datetime | None:
-    try:
-        return _times.validate_python(time)
-    except ValidationError:
-        return None
 
 
 def _range(requires_python: str | None) -> str | None:
