@@ -1,14 +1,14 @@
 """From a worker's folder into the store, in an order in which a reader never sees half a bundle."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import TypeVar
 from zipfile import ZipFile
 
@@ -189,13 +189,22 @@ class _Publisher:
         """Upload the pictures that the store lacks."""
         present = {each.path: each.size_bytes for each in self._store.objects(self._folder)}
         with ZipFile(self._directory / self._bundle.package.filename) as wheel:
-            lots = _lots(wheel, self._images)
-            put = partial(self._put_image, wheel, present=present)
-            return list(chain.from_iterable(_each(self._small, lambda lot: [put(image) for image in lot], lots)))
+            put = partial(self._put_lot, wheel, present=present, failed=Event())
+            return list(chain.from_iterable(_each(self._small, put, _lots(wheel, self._images))))
 
     @property
     def _images(self) -> list[str]:
         return sorted({each.image for each in self._bundle.visualizations if each.image is not None})
+
+    def _put_lot(
+        self, wheel: ZipFile, images: Iterable[str], present: Mapping[str, int], failed: Event
+    ) -> list[BundledFile]:
+        """Upload pictures one after the other, no further one once any lot has ``failed``."""
+        try:
+            return [self._put_image(wheel, image, present) for image in images if not failed.is_set()]
+        except BaseException:
+            failed.set()
+            raise
 
     def _put_image(self, wheel: ZipFile, image: str, present: Mapping[str, int]) -> BundledFile:
         content = wheel.read(image_in_wheel(image))
@@ -252,6 +261,8 @@ def _each(pool: ThreadPoolExecutor, work: Callable[[_T], _R], items: Iterable[_T
     """Do the work for all items, several at once; after a failure no further one is begun."""
     running = [pool.submit(work, item) for item in items]
     try:
+        for each in wait(running, return_when=FIRST_EXCEPTION).done:
+            each.result()
         return [each.result() for each in running]
     except BaseException:
         pool.shutdown(cancel_futures=True)

@@ -6,7 +6,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Lock
+from threading import Barrier, Event, Lock
 
 import pytest
 
@@ -299,6 +299,31 @@ def test_large_pictures_are_uploaded_one_by_one_and_none_after_a_failure(
     publish(store, bundle, tmp_path / "download")
     assert len(tried) == 11
     assert verify(local_store).issues == ()
+
+
+def test_a_small_picture_that_fails_ends_the_lot_of_large_ones(
+    local_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = _ten_pictures(tmp_path / "download")
+    small = bundle.visualizations[-1].image
+    monkeypatch.setattr("bundles.publish._lots", lambda _, images: [[e for e in images if e != small], [small]])
+    tried: list[str] = []
+    begun, failed = Event(), Event()
+
+    def picture(path: str) -> None:
+        if path.endswith(".png"):
+            tried.append(path)
+            if path.endswith(f"/{small}"):
+                assert begun.wait(30)
+                failed.set()
+                raise StorageError("write", path, "it is away")
+            begun.set()
+            assert failed.wait(30)
+            time.sleep(0.3)
+
+    with pytest.raises(StorageError, match="it is away"):
+        publish(RecordingStore(local_store, picture), bundle, tmp_path / "download")
+    assert len(tried) == 2
 
 
 def test_all_wheels_are_looked_for_before_any_is_uploaded(local_store: ObjectStore, tmp_path: Path) -> None:
