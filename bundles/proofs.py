@@ -57,7 +57,8 @@ class Proofs:
         if self._directory is not None:
             with suppress(OSError):  # told by whoever else needs the disk; here it is work, no more
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.utime(self._directory)
+                with suppress(OSError):
+                    os.utime(self._directory)
                 _prune(self._directory)
                 _forget_other_code(self._directory)
 
@@ -77,7 +78,7 @@ class Proofs:
             return None
         with suppress(OSError):
             # Other code may have taken it for one that nobody uses any more.
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, exist_ok=True)
             # Neither truncated nor at its end: somebody else may be writing it.
             descriptor = os.open(self._directory / sha256, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             return FileIO(descriptor, "r+")

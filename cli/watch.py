@@ -39,8 +39,9 @@ def watch(store: StatusStore, batch_id: str, *, check: Callable[[], None] = lamb
                 if batch.finished:
                     return store.batch(batch_id)
             except StatusUnavailable:
-                pass
-            _pause(store, batch_id)
+                time.sleep(_LOOK_EVERY_SECONDS)
+            else:
+                _pause(store, batch_id)
 
 
 def _pause(store: StatusStore, batch_id: str) -> None:

@@ -105,12 +105,18 @@ local function last_in_line(lane, batch)
   redis.call('ZADD', ready_key(lane), redis.call('INCR', P .. ':turn'), batch)
 end
 
+-- Once in a script is enough: what it changes is seen as a whole.
+local rung = false
+local function ring()
+  if rung then return end
+  rung = true
+  redis.call('LPUSH', BELL, 1)
+  redis.call('LTRIM', BELL, 0, 0)
+end
+
 -- Sees to it that the batch gets its turn when a job of it is due.
 local function wake(lane, batch, due, now)
-  if due <= now then
-    redis.call('LPUSH', BELL, 1)
-    redis.call('LTRIM', BELL, 0, 0)
-  end
+  if due <= now then ring() end
   if redis.call('ZSCORE', ready_key(lane), batch) then return end
   if due <= now then
     redis.call('ZREM', later_key(lane), batch)

@@ -82,10 +82,10 @@ class Loop:
 
     def _listen(self) -> float:
         """Listen for a job that is due at once, if it is time for that; return the seconds to wait in any case."""
-        if self._published:
-            return BUSY_TURN_SECONDS
         if not self._answered:
             return TURN_SECONDS
+        if self._published:
+            return BUSY_TURN_SECONDS
         try:
             came = self._store.await_due(TURN_SECONDS)
         except StatusUnavailable:  # the next turn says so

@@ -1,5 +1,6 @@
 """Whoever waits for a batch learns of its end soon, and asks a Redis that is away no more often than before."""
 
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -14,20 +15,21 @@ BATCH = "b-1"
 
 
 @dataclass
-class Slept:
-    """Passes the time at once."""
+class Clock:
+    """What the module knows of time; passes at once."""
 
-    seconds: list[float] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+    monotonic = staticmethod(time.monotonic)
 
-    def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
 
 @pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
-    slept = Slept()
-    monkeypatch.setattr("cli.watch.time.sleep", slept)
-    return slept
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(watch, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -37,18 +39,25 @@ def store(redis: Redis) -> StatusStore:
     return store
 
 
-def test_a_batch_that_goes_on_is_looked_at_after_the_usual_time(store: StatusStore, slept: Slept) -> None:
+def test_a_batch_that_goes_on_is_looked_at_after_the_usual_time(store: StatusStore, clock: Clock) -> None:
     watch._pause(store, BATCH)  # noqa: SLF001
-    assert sum(slept.seconds) == pytest.approx(0.3)
+    assert sum(clock.slept) == pytest.approx(0.3)
 
 
-def test_the_end_is_seen_before_that(store: StatusStore, slept: Slept) -> None:
+def test_the_end_is_seen_before_that(store: StatusStore, clock: Clock) -> None:
     assert store.cancel(store.members(BATCH))
     watch._pause(store, BATCH)  # noqa: SLF001
-    assert slept.seconds == [pytest.approx(0.05)]
+    assert clock.slept == [pytest.approx(0.05)]
 
 
-def test_a_redis_that_is_away_is_asked_once(store: StatusStore, slept: Slept, monkeypatch: pytest.MonkeyPatch) -> None:
+class _Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_a_redis_that_is_away_is_asked_no_more_often_than_one_looks(
+    store: StatusStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, *, from_the_start: bool
+) -> None:
     asked: list[str] = []
 
     def away(batch: str, **_: bool) -> Batch:
@@ -56,6 +65,16 @@ def test_a_redis_that_is_away_is_asked_once(store: StatusStore, slept: Slept, mo
         raise StatusUnavailable
 
     monkeypatch.setattr(store, "batch", away)
-    watch._pause(store, BATCH)  # noqa: SLF001
-    assert asked == [BATCH]
-    assert sum(slept.seconds) == pytest.approx(0.3)
+    if not from_the_start:
+        watch._pause(store, BATCH)  # noqa: SLF001
+        assert asked == [BATCH]
+        assert sum(clock.slept) == pytest.approx(0.3)
+        return
+
+    def check() -> None:
+        if len(asked) == 10:
+            raise _Enough
+
+    with pytest.raises(_Enough):
+        watch.watch(store, BATCH, check=check)
+    assert sum(clock.slept) == pytest.approx(3.0)

@@ -143,29 +143,44 @@ class _Stop(threading.Event):
 
 
 class _Listening(StatusStore):
-    """Notes how long is listened, and hears what it is told to."""
+    """Notes how long is listened, and hears what it is told to, after a time."""
 
-    def __init__(self, redis: Redis, heard: bool | Exception) -> None:  # noqa: FBT001 - an answer
+    def __init__(self, redis: Redis, heard: bool | Exception, after_seconds: float = 0) -> None:  # noqa: FBT001 - an answer
         super().__init__(redis)
         self._heard = heard
+        self._after_seconds = after_seconds
+        self.clock = Clock()
         self.listened: list[float] = []
 
     def await_due(self, seconds: float) -> bool:
         self.listened.append(seconds)
+        self.clock.now += self._after_seconds
         if isinstance(self._heard, Exception):
             raise self._heard
         return self._heard
 
 
 @pytest.mark.parametrize(
-    ("heard", "waited"),
-    [(False, 0), (True, BUSY_TURN_SECONDS), (StatusUnavailable(), TURN_SECONDS)],
-    ids=["nothing came", "something came", "redis went away"],
+    ("heard", "after_seconds", "waited"),
+    [
+        (False, TURN_SECONDS, 0),
+        (True, 0, BUSY_TURN_SECONDS),
+        (True, 0.03, BUSY_TURN_SECONDS - 0.03),
+        (True, 0.2, 0),
+        (StatusUnavailable(), 0, TURN_SECONDS),
+    ],
+    ids=["nothing came", "at once", "soon", "later", "redis went away"],
 )
-def test_between_turns_it_listens_for_a_job(redis: Redis, heard: bool | Exception, waited: float) -> None:  # noqa: FBT001
-    store, stop = _Listening(redis, heard), _Stop()
-    Loop(store, Messages().broker(), LEASE, Clock()).run(stop)
-    assert (store.listened, stop.waited) == ([TURN_SECONDS], [waited])
+def test_between_turns_it_listens_for_a_job(
+    redis: Redis,
+    heard: bool | Exception,  # noqa: FBT001
+    after_seconds: float,
+    waited: float,
+) -> None:
+    store, stop = _Listening(redis, heard, after_seconds), _Stop()
+    Loop(store, Messages().broker(), LEASE, store.clock).run(stop)
+    assert store.listened == [TURN_SECONDS]
+    assert stop.waited == [pytest.approx(waited)]
 
 
 def test_while_redis_is_away_or_there_is_much_to_do_it_does_not_listen(redis: Redis) -> None:
