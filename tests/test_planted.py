@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from tests.support.command import MARK, Deployment, eventually
-from tests.support.planted import ProcessWatch, files_with_secrets, input_file, keys_with_secrets
+from tests.support.planted import ProcessWatch, _is_command, files_with_secrets, input_file, keys_with_secrets
 
 
 def test_in_files_but_not_in_those_given(tmp_path: Path) -> None:
@@ -48,6 +48,20 @@ def test_in_processes(place: str) -> None:
             process.kill()
             process.wait()
     assert [found.startswith(f"the {place} of ") for found in watch.found] == [True]
+
+
+@pytest.mark.parametrize(
+    ("command", "ours"),
+    [
+        ("python /venv/bin/vizfetch worker", True),
+        ("/venv/bin/vizfetch worker", True),
+        ("setpriv --bounding-set -all /venv/bin/vizfetch worker", True),
+        ("setpriv --bounding-set -all /bin/sh", False),
+        ("sh -c x /venv/bin/vizfetch", False),
+    ],
+)
+def test_only_what_is_a_command_of_ours_or_becomes_one_may_hold_them(command: str, *, ours: bool) -> None:
+    assert _is_command(command.encode().split()) is ours
 
 
 def test_in_what_commands_print(tmp_path: Path) -> None:

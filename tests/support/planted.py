@@ -95,6 +95,12 @@ class ProcessWatch:
             self.found.update(_processes_with(self._mark))
 
 
+def _is_command(arguments: list[bytes]) -> bool:
+    """Tell whether a process is one of our commands, or setpriv that becomes one in a moment."""
+    begin = arguments if arguments[0] == b"setpriv" else arguments[:2]
+    return any(argument.endswith(b"/vizfetch") for argument in begin)
+
+
 def _processes_with(mark: bytes) -> Iterator[str]:
     for pid in children(os.getpid()):
         process = Path(f"/proc/{pid}")
@@ -105,7 +111,7 @@ def _processes_with(mark: bytes) -> Iterator[str]:
             continue
         if arguments == [b""]:  # it has ended meanwhile, or begins just now and is met again the next time
             continue
-        if any(argument.endswith(b"/vizfetch") for argument in arguments[:2]):
+        if _is_command(arguments):
             continue
         for place, content in (("arguments", b"\0".join(arguments)), ("environment", environment)):
             if mark in content:
