@@ -1,6 +1,5 @@
 """Who is served first: priorities, and in turn the batches of one priority."""
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from jobs.store import StatusStore
 from scheduler.loop import WINDOW, Broker, Loop
 from scheduler.manifest import Entry, parse_requirement
 from scheduler.submit import submit
+from tests.support.command import eventually
 
 LATER = 3600.0
 LEASE = 5.0
@@ -57,15 +57,21 @@ def test_jobs_of_a_batch_go_in_the_order_of_their_submission(store: StatusStore)
 
 
 def test_a_batch_whose_jobs_wait_gets_its_turn_when_their_time_has_come(store: StatusStore) -> None:
-    enqueue(store, "retried", 1)
-    claimed = store.claim(spec(0).id("retried"), 1, "agent", LATER)
-    assert claimed
-    error = JobError(kind=ErrorKind.SERVER_ERROR, retryable=True, message="503")
-    assert store.finish_for_retry(claimed[0], error, Timings(), 0.2)
-    enqueue(store, "large", 100)
-    assert "retried" not in batches(store, store.take_due(4, LATER))
-    time.sleep(0.25)
-    assert "retried" in batches(store, store.take_due(4, LATER))
+    for batch, delay_seconds in (("retried", 0.2), ("waiting", LATER)):
+        enqueue(store, batch, 1)
+        claimed = store.claim(spec(0).id(batch), 1, "agent", LATER)
+        assert claimed
+        error = JobError(kind=ErrorKind.SERVER_ERROR, retryable=True, message="503")
+        assert store.finish_for_retry(claimed[0], error, Timings(), delay_seconds)
+    enqueue(store, "large", 2000)
+    taken: list[str] = []
+
+    def comes() -> bool:
+        taken.extend(batches(store, store.take_due(4, LATER)))
+        return "retried" in taken
+
+    eventually(comes, seconds=10)
+    assert set(taken) == {"large", "retried"}
 
 
 def test_a_turn_costs_what_it_takes_not_what_there_is(redis: Redis, store: StatusStore) -> None:
