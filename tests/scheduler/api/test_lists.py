@@ -176,4 +176,6 @@ def test_a_batch_is_retried_and_cancelled_in_whole_or_in_part(api: Api, store: S
     assert store.job(other).state is JobState.QUEUED
     assert api.post(f"/jobs/{other}/cancel", {}) == {"batch": "b-2", "jobs": [other]}
     assert api.post(f"/jobs/{other}/retry", {})["jobs"] == [other]
-    assert api.get(f"/jobs/{other}") == store.job(other).as_document()
+    # What a queued job waits for, the API's own scheduler notes in between.
+    found, expected = api.get(f"/jobs/{other}"), store.job(other).as_document()
+    assert {**found, "waiting": None} == {**expected, "waiting": None}
