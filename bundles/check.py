@@ -43,7 +43,7 @@ _MAX_EXPRESSION = 1000
 _MAX_HEADERS = 2**20
 """Of METADATA without the description; a hundred times what packages in use have."""
 _MAX_REMEMBERED_BYTES = 2**18
-"""Of what a wheel says; one that says more is read again. Four times what the longest list of extras in use has."""
+"""Of what a wheel says; one that says more is read again. Four times what boto3-stubs says."""
 _MAX_VALUE = 4000
 """Of one requirement or version. Python reads numbers of at most 4300 digits."""
 _SHOWN_TAGS = 10

@@ -9,7 +9,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from config.settings import Target
 from jobs.errors import ErrorKind
-from jobs.models import FetchMessage, JobError, JobSpec, JobState, Priority
+from jobs.models import Claim, FetchMessage, JobError, JobSpec, JobState, Priority
 from jobs.store import StatusStore, StatusUnavailable
 from scheduler.loop import BUSY_TURN_SECONDS, TURN_SECONDS, WINDOW, Broker, Loop
 
@@ -213,24 +213,25 @@ def test_a_job_that_is_due_at_once_is_heard_of_once(store: StatusStore) -> None:
     assert not store.await_due(0.01)
 
 
-def test_a_further_attempt_is_heard_of_when_it_is_due_at_once_only(store: StatusStore) -> None:
+def heard_of_and_claimed(store: StatusStore, *, taken_at_once: int) -> Claim:
+    """Have a job run; its batch keeps its place in the line when no more are taken at once than it has."""
     store.enqueue(BATCH, specs(1))
     assert store.await_due(5)
-    [(job, attempt)] = store.take_due(5, 60)
+    [(job, attempt)] = store.take_due(taken_at_once, 60)
     claimed = store.claim(job, attempt, "agent", LEASE)
     assert claimed
-    assert store.postpone(claimed[0], JobError(kind=ErrorKind.INTERNAL, retryable=True, message="Not now."), 60)
+    return claimed[0]
+
+
+def test_a_further_attempt_is_heard_of_when_it_is_due_at_once_only(store: StatusStore) -> None:
+    claim = heard_of_and_claimed(store, taken_at_once=5)
+    assert store.postpone(claim, JobError(kind=ErrorKind.INTERNAL, retryable=True, message="Not now."), 60)
     assert not store.await_due(0.01)
-    assert store.cancel([job])
-    assert store.retry([job])
+    assert store.cancel([claim.job])
+    assert store.retry([claim.job])
     assert store.await_due(5)
 
 
 def test_a_job_that_was_given_back_is_heard_of_though_its_batch_is_still_in_line(store: StatusStore) -> None:
-    store.enqueue(BATCH, specs(1))
-    assert store.await_due(5)
-    [(job, attempt)] = store.take_due(1, 60)
-    claimed = store.claim(job, attempt, "agent", LEASE)
-    assert claimed
-    assert store.release(claimed[0])
+    assert store.release(heard_of_and_claimed(store, taken_at_once=1))
     assert store.await_due(5)
