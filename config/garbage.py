@@ -2,7 +2,7 @@
 
 import gc
 
-_COLLECT_AFTER = 50_000
+_COLLECT_AFTER = 100_000
 """So many objects more than before, where Python's own bound is 700."""
 
 
