@@ -52,6 +52,11 @@ class TaskDirectory:
         return self.root / "report.json"
 
     @property
+    def ahead(self) -> Path:
+        """Where wheels are brought that pip may choose, so that they are checked meanwhile."""
+        return self.root / "ahead"
+
+    @property
     def wheels(self) -> Path:
         """Where the wheels are brought."""
         return self.root / "wheels"
@@ -76,6 +81,7 @@ def task_directory(parent: Path, pip: PinnedPip) -> Iterator[TaskDirectory]:
     """
     with locked_directory(parent, TASK) as root:
         task = TaskDirectory(root)
+        task.ahead.mkdir()
         task.wheels.mkdir()
         task.scratch.mkdir()
         _make_venv(root / "venv", pip)

@@ -168,7 +168,10 @@ def _refuse_nothing(spec: JobSpec) -> None:
 
 
 def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) -> tuple[Outcome, Record, Seen]:
-    with agent.gateway.session(spec.target, spec.index) as session:
+    with (
+        agent.gateway.session(spec.target, spec.index, task.ahead) as session,
+        checking_ahead((task.ahead, task.wheels), agent.proofs),
+    ):
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{_line(spec)}\n", encoding="utf-8")
         arguments, run_pip = _command(spec, agent, task)
@@ -186,8 +189,7 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
         finally:
             steps.said = _said(task, session, agent.masker)
         if outcome.exit_code == 0 and agent.settings.sdists == "never":
-            with checking_ahead(task.wheels, agent.proofs):
-                _collect(session, task, deadline, watch.look)
+            _collect(session, task, deadline, watch.look)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)
     return outcome, record, seen

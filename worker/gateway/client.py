@@ -42,6 +42,8 @@ class SessionRequest(Model):
     target: Target
     index: str | None = None
     """The only index to ask, by its name; None for all in their order."""
+    ahead: Path | None = None
+    """Where wheels are brought that the task's client may choose; None for nowhere."""
     labels: Mapping[str, str | int] = {}
     """What the gateway's log lines about the task carry: its job, batch and attempt."""
 
@@ -89,14 +91,14 @@ class GatewayClient:
         self._address = address
 
     @contextmanager
-    def session(self, target: Target, index: str | None = None) -> Iterator[Session]:
-        """Register a task for the length of the block.
+    def session(self, target: Target, index: str | None = None, ahead: Path | None = None) -> Iterator[Session]:
+        """Register a task for the length of the block. Wheels that its client may choose are brought to ``ahead``.
 
         Raises GatewayLost when the gateway does not answer, GatewayError when it refuses (an index that is
         not configured).
         """
         with _http(self._address) as http:
-            session = Session(self._address, self._register(http, target, index), http)
+            session = Session(self._address, self._register(http, target, index, ahead), http)
             try:
                 yield session
             finally:
@@ -112,8 +114,8 @@ class GatewayClient:
             answer = _once(http, "POST", f"{self._address.url}/control/revalidations", body, TIMEOUT_SECONDS)
         return Seen.model_validate_json(answer)
 
-    def _register(self, http: requests.Session, target: Target, index: str | None) -> str:
-        body = SessionRequest(target=target, index=index, labels=_labels()).model_dump_json()
+    def _register(self, http: requests.Session, target: Target, index: str | None, ahead: Path | None) -> str:
+        body = SessionRequest(target=target, index=index, ahead=ahead, labels=_labels()).model_dump_json()
         return _call(http, "POST", f"{self._address.url}/control/sessions", body).decode("ascii")
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 0.25
 """How long an answer waits for the end: a caller has other things to look after."""
-_AT_ONCE = 4
-"""Files of one task that indexes are asked for at the same time."""
+FILES_AT_ONCE = 4
+"""Of one task, for which indexes are asked at the same time."""
 
 
 class Refused(Exception):
@@ -70,7 +70,7 @@ class Collection:
         self._directory = directory
         self._stopped = threading.Event()
         self._problem: Exception | None = None
-        pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="collect")
+        pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="collect")
         self._running = [pool.submit(self._bring, file) for file in files]
         pool.shutdown(wait=False)
 
@@ -105,9 +105,7 @@ def place(descriptor: int, path: Path) -> None:
     A copy gets its name when it is whole, and is dated as the file is: so it, too, counts as one that nobody writes to.
     """
     with suppress(OSError):  # another file system, no links there, too many of them, or evicted meanwhile
-        # The very file that is open, whatever its old name stands for now: linkat(2) with AT_SYMLINK_FOLLOW, which
-        # Python uses only when it is given a directory. With an absolute path that one is of no account.
-        os.link(open_again(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)
+        link(descriptor, path)
         return
     unfinished = path.with_name(f".{secrets.token_hex(8)}")
     with open_again(descriptor).open("rb") as source, unfinished.open("xb") as copy:
@@ -116,3 +114,12 @@ def place(descriptor: int, path: Path) -> None:
     with suppress(OSError):  # where all files belong to a stand-in
         os.utime(unfinished, ns=(written.st_atime_ns, written.st_mtime_ns))
     unfinished.rename(path)
+
+
+def link(descriptor: int, path: Path) -> None:
+    """Give an open file a further name. Raises OSError where the file system does not allow that.
+
+    The very file that is open, whatever its old name stands for now: linkat(2) with AT_SYMLINK_FOLLOW, which Python
+    uses only when it is given a directory. With an absolute path that one is of no account.
+    """
+    os.link(open_again(descriptor), path, src_dir_fd=descriptor, follow_symlinks=True)

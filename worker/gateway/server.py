@@ -93,6 +93,8 @@ class Application:
         task = self._tasks.register(request.target, request.index, request.labels, environ.get(_TRACEPARENT))
         if task is None:
             return _text(start_response, HTTPStatus.BAD_REQUEST, f"no index is called {request.index}")
+        if request.ahead is not None:
+            task.look_ahead(request.ahead)
         return _text(start_response, HTTPStatus.OK, task.token)
 
     def _revalidate(self, environ: Environ, start_response: StartResponse) -> Body:

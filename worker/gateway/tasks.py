@@ -18,6 +18,7 @@ from config.tracing import continued
 from jobs.errors import ErrorKind
 from worker.gateway import advice
 from worker.gateway.addresses import shown
+from worker.gateway.ahead import Ahead
 from worker.gateway.cache import Content, FileCache, Growing, Made, Stored, Wanted
 from worker.gateway.collection import Collected, Collection, CollectionRequest, Refused, place
 from worker.gateway.errors import UpstreamError, unexpected
@@ -110,11 +111,16 @@ class Task:
         self._pending: dict[int, _Asked] = {}
         self._told: dict[str, bytes] = {}
         """What an index said of wheels, as it was passed on."""
+        self._ahead: Ahead | None = None
         self._collection: Collection | None = None
         self._sent_bytes = 0
         self._kept: dict[str, bool] = {}
         """Whether a file was in the cache before this task asked for anything of it."""
         self.used_at = time.monotonic()
+
+    def look_ahead(self, directory: Path) -> None:
+        """Have wheels brought there whose metadata the client asks for from now on, until it has chosen."""
+        self._ahead = Ahead(self._cache, directory)
 
     @contextmanager
     def bound(self) -> Iterator[None]:
@@ -158,6 +164,8 @@ class Task:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         if not metadata:
             self._count_use(place.upstream, filename, content.size_bytes)
+        elif self._ahead is not None and file.is_wheel:
+            self._ahead.begin(place.upstream, project, _wanted(file, metadata=False))
         return Delivery(self, project, place, file, content, step)
 
     def _metadata(self, upstream: Upstream, file: IndexFile) -> Made:
@@ -220,6 +228,8 @@ class Task:
 
     def collect(self, request: CollectionRequest, wait_seconds: float) -> Collected:
         """Bring files into a directory, or go on waiting for it; nothing is begun once something has failed."""
+        if self._ahead is not None:
+            self._ahead.stop()
         with self._lock:
             if self._collection is None:
                 wanted = () if self._incidents else request.files
@@ -228,6 +238,8 @@ class Task:
 
     def close(self) -> None:
         """Begin nothing further."""
+        if self._ahead is not None:
+            self._ahead.stop()
         with self._lock:
             if self._collection is not None:
                 self._collection.stop()

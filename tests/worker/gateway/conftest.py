@@ -99,8 +99,10 @@ class LocalGateway:
         for upstream in self.upstreams:
             upstream.close()
 
-    def session(self, index: str | None = None, target: Target | None = None) -> AbstractContextManager[Session]:
-        return self.client.session(target or Target(), index)
+    def session(
+        self, index: str | None = None, target: Target | None = None, ahead: Path | None = None
+    ) -> AbstractContextManager[Session]:
+        return self.client.session(target or Target(), index, ahead)
 
 
 MakeGateway = Callable[..., LocalGateway]

@@ -1,0 +1,66 @@
+"""Wheels that a client has asked about, fetched while it still chooses what else it needs.
+
+pip asks for the metadata of what it is about to take, and takes something else only when that contradicts another
+choice. Until it has chosen everything, the network would have nothing to do but to bring pages.
+"""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from contextvars import copy_context
+from pathlib import Path
+
+from worker.gateway.cache import FileCache, Wanted
+from worker.gateway.collection import FILES_AT_ONCE, link
+from worker.gateway.errors import UpstreamError
+from worker.gateway.upstream import Upstream
+
+MAX_BYTES = 64 * 2**20
+"""A larger wheel costs too much where it is not taken after all."""
+
+
+class Ahead:
+    """Puts what one task may choose into a directory of its own, as links to what is in the cache.
+
+    Of each project only the first wheel: whoever asks about a second one has not taken that, and tries one after the
+    other. Nothing is told of what fails, and it is no incident: a wheel that is taken is asked for again.
+    """
+
+    def __init__(self, cache: FileCache, directory: Path) -> None:
+        self._cache = cache
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._projects: set[str] = set()
+        self._pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="ahead")
+
+    def begin(self, upstream: Upstream, project: str, wanted: Wanted) -> None:
+        """Have a wheel brought of which the client has just got the metadata. Returns at once.
+
+        Nothing is fetched that may be large, nor where connections are counted: there it would have pages wait.
+        """
+        with self._lock:
+            if self._stopped or project in self._projects:
+                return
+            self._projects.add(project)
+            if self._may_fetch(upstream, wanted) or self._cache.has(upstream, wanted):
+                self._pool.submit(copy_context().run, self._bring, upstream, wanted)
+
+    def stop(self) -> None:
+        """Begin nothing further, and put nothing into the directory any more. What is on its way goes on."""
+        with self._lock:
+            self._stopped = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @staticmethod
+    def _may_fetch(upstream: Upstream, wanted: Wanted) -> bool:
+        is_small = wanted.size_bytes is not None and wanted.size_bytes <= MAX_BYTES
+        return is_small and upstream.settings.max_connections is None
+
+    def _bring(self, upstream: Upstream, wanted: Wanted) -> None:
+        with suppress(UpstreamError, OSError), closing(self._cache.open(upstream, wanted)) as content:
+            for _ in content.arrivals():
+                pass
+            with self._lock:
+                if not self._stopped:
+                    link(content.descriptor, self._directory / str(wanted.filename))
