@@ -16,7 +16,7 @@ import pytest
 from tests.integration.packages import PASSWORD
 from tests.support.command import VIZFETCH, Deployment, children, eventually, words_of
 from tests.support.index_server import Exchange, IndexServer, Slow, Stall, Status
-from tests.support.wheels import sha256
+from tests.support.wheels import build_wheel, sha256
 
 _PATIENCE_SECONDS = 150
 """For a start on a machine that is busy."""
@@ -81,6 +81,30 @@ def test_people_see_the_steps_a_table_and_how_to_install(
     assert "published" in done.output
     assert "pip install --no-index -r" in done.output
     assert "\x1b" not in done.output + done.errors
+
+
+def test_a_wheel_is_fetched_and_checked_while_pip_still_chooses(
+    machine: Deployment, index: IndexServer, tmp_path: Path
+) -> None:
+    """The page of what it needs is not shown before the check of the wheel has left its proof."""
+    wheel = build_wheel(tmp_path / "made", "acme-early", "1.0", requires=["acme-base"], visualizations=["bars"])
+    with ZipFile(wheel) as archive:
+        metadata = archive.read("acme_early-1.0.dist-info/METADATA")
+    index.add(wheel.name, wheel, metadata=metadata)
+    proofs = tmp_path / "machine" / "cache" / "checked"
+
+    class OnceChecked:
+        def play(self, exchange: Exchange) -> None:
+            eventually(lambda: any(proofs.glob(f"*/{sha256(wheel)}")), seconds=30)
+            exchange.send(exchange.right.status, exchange.right.headers, exchange.right.body)
+
+    index.misbehave("/simple/acme-base/", OnceChecked())
+    patient = Deployment({**machine.variables, "MODERNE_AGENT_PYPI_0_CONNECTTIMEOUT": "60s"}, machine.directory)
+    done = patient.run("fetch", "acme-early", "--out", str(tmp_path / "out"), "--json")
+    assert done.exit_code == 0, done.errors
+    (job,) = done.document["jobs"]
+    assert (job["state"], job["attempt"]) == ("published", 1)
+    assert sum(request.path == f"/files/{wheel.name}" for request in index.seen("/files/")) == 1
 
 
 def test_nothing_is_left_running_and_no_temporary_file(machine: Deployment, tmp_path: Path) -> None:
