@@ -119,7 +119,10 @@ class Task:
         self.used_at = time.monotonic()
 
     def look_ahead(self, directory: Path) -> None:
-        """Have wheels brought there whose metadata the client asks for from now on, until it has chosen."""
+        """Have wheels brought there whose metadata the client asks for from now on, until it has chosen.
+
+        Not what was in the cache before: of that the agent knows already what it would find out meanwhile.
+        """
         self._ahead = Ahead(self._cache, directory)
 
     @contextmanager
@@ -164,7 +167,7 @@ class Task:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         if not metadata:
             self._count_use(place.upstream, filename, content.size_bytes)
-        elif self._ahead is not None and file.is_wheel:
+        elif self._ahead is not None and file.is_wheel and not self._kept[filename]:
             self._ahead.begin(place.upstream, project, _wanted(file, metadata=False))
         return Delivery(self, project, place, file, content, step)
 

@@ -108,6 +108,23 @@ def test_one_that_was_fetched_for_its_metadata_is_brought_too(
     assert times_asked_for(index) == 1
 
 
+def test_what_was_in_the_cache_before_stays_there(
+    index: IndexServer, make_gateway: MakeGateway, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(Ahead, "begin", lambda _, upstream, project, wanted: begun.append(project))  # noqa: ARG005
+    index.add("other-1.0-py3-none-any.whl", tiny_wheel("other", "1.0"))
+    gateway = make_gateway(index_settings(index))
+    with gateway.session() as session:
+        page(session)
+        download(session)
+    with gateway.session(ahead=place) as session:
+        read_metadata(session)
+        page(session, "other")
+        assert b"Name: other" in download(session, "other-1.0-py3-none-any.whl.metadata").content
+    assert begun == ["other"]
+
+
 def test_nobody_waits_for_it_who_does_not_ask_for_it(
     index: IndexServer, make_gateway: MakeGateway, place: Path
 ) -> None:
