@@ -87,9 +87,9 @@ class Counting(Upstream):
     received_bytes = 0
     requests = 0
 
-    def open(self, url: str, headers: Mapping[str, str]) -> Answer:
+    def open(self, url: str, headers: Mapping[str, str], quiet: Callable[[], bool] = lambda: False) -> Answer:
         """Ask as always, and have the answer counted."""
-        answer = super().open(url, headers)
+        answer = super().open(url, headers, quiet)
         type(self).requests += 1
         chunks = answer.chunks
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -21,7 +21,8 @@ def checking_ahead(places: Sequence[Path], proofs: Proofs) -> Iterator[None]:
     Nothing is told of it, and nobody waits: a wheel that is being read when the block is left is read to its end.
     """
     left = Event()
-    later(partial(_check, places, proofs, left))
+    with suppress(RuntimeError):  # no room for a thread; the check of the whole does it all
+        later(partial(_check, places, proofs, left))
     try:
         yield
     finally:

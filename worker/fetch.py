@@ -5,7 +5,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -168,9 +168,11 @@ def _refuse_nothing(spec: JobSpec) -> None:
 
 
 def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) -> tuple[Outcome, Record, Seen]:
+    # A build runs what strangers wrote: until it has ended, nothing is read that it could change afterwards.
+    choosing = agent.settings.sdists == "never"
     with (
-        agent.gateway.session(spec.target, spec.index, task.ahead) as session,
-        checking_ahead((task.ahead, task.wheels), agent.proofs),
+        agent.gateway.session(spec.target, spec.index, task.ahead if choosing else None) as session,
+        checking_ahead((task.ahead, task.wheels), agent.proofs) if choosing else nullcontext(),
     ):
         # https://pip.pypa.io/en/stable/reference/requirements-file-format/: options stand on lines of their own.
         task.requirements.write_text(f"--index-url {session.index_url}\n{_line(spec)}\n", encoding="utf-8")
@@ -188,7 +190,7 @@ def _download(spec: JobSpec, agent: Agent, task: TaskDirectory, steps: Steps) ->
             )
         finally:
             steps.said = _said(task, session, agent.masker)
-        if outcome.exit_code == 0 and agent.settings.sdists == "never":
+        if outcome.exit_code == 0 and choosing:
             _collect(session, task, deadline, watch.look)
         record, seen = session.record(), session.seen()
     judge(Requirement(spec.requirement), outcome, record)

@@ -17,13 +17,16 @@ from worker.gateway.upstream import Upstream
 
 MAX_BYTES = 64 * 2**20
 """A larger wheel costs too much where it is not taken after all."""
+_SHARE_OF_CACHE = 1 / 16
+"""More than that for one task could drive out what it, or another one, is going to need."""
 
 
 class Ahead:
     """Puts what one task may choose into a directory of its own, as links to what is in the cache.
 
     Of each project only the first wheel: whoever asks about a second one has not taken that, and tries one after the
-    other. Nothing is told of what fails, and it is no incident: a wheel that is taken is asked for again.
+    other. Nothing is told of what fails, it is no incident and says nothing of the index: a wheel that is taken is
+    asked for again.
     """
 
     def __init__(self, cache: FileCache, directory: Path) -> None:
@@ -32,19 +35,23 @@ class Ahead:
         self._lock = threading.Lock()
         self._stopped = False
         self._projects: set[str] = set()
+        self._left_bytes = int(cache.max_size_bytes * _SHARE_OF_CACHE)
         self._pool = ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="ahead")
 
     def begin(self, upstream: Upstream, project: str, wanted: Wanted) -> None:
-        """Have a wheel brought of which the client has just got the metadata. Returns at once.
+        """Have a wheel brought of which the client has just got the metadata. Returns at once, and never raises.
 
-        Nothing is fetched that may be large, nor where connections are counted: there it would have pages wait.
+        Nothing is fetched whose size or sha256 the page does not tell, that may be large, or where connections are
+        counted: there it would have pages wait.
         """
-        with self._lock:
-            if self._stopped or project in self._projects:
-                return
-            self._projects.add(project)
-            if self._may_fetch(upstream, wanted) or self._cache.has(upstream, wanted):
-                self._pool.submit(copy_context().run, self._bring, upstream, wanted)
+        with suppress(OSError, RuntimeError):  # no room for a thread, or a disk that fails: whoever takes it is told
+            is_here = self._cache.has(upstream, wanted)
+            with self._lock:
+                if self._stopped or project in self._projects or wanted.sha256 is None:
+                    return
+                self._projects.add(project)
+                if is_here or self._may_fetch(upstream, wanted):
+                    self._pool.submit(copy_context().run, self._bring, upstream, wanted)
 
     def stop(self) -> None:
         """Begin nothing further, and put nothing into the directory any more. What is on its way goes on."""
@@ -52,13 +59,20 @@ class Ahead:
             self._stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    @staticmethod
-    def _may_fetch(upstream: Upstream, wanted: Wanted) -> bool:
-        is_small = wanted.size_bytes is not None and wanted.size_bytes <= MAX_BYTES
-        return is_small and upstream.settings.max_connections is None
+    def _may_fetch(self, upstream: Upstream, wanted: Wanted) -> bool:
+        size_bytes = wanted.size_bytes
+        if size_bytes is None or size_bytes > min(MAX_BYTES, self._left_bytes):
+            return False
+        if upstream.settings.max_connections is not None:
+            return False
+        self._left_bytes -= size_bytes
+        return True
 
     def _bring(self, upstream: Upstream, wanted: Wanted) -> None:
-        with suppress(UpstreamError, OSError), closing(self._cache.open(upstream, wanted)) as content:
+        with (
+            suppress(UpstreamError, OSError),
+            closing(self._cache.open(upstream, wanted, asked_for=False)) as content,
+        ):
             for _ in content.arrivals():
                 pass
             with self._lock:

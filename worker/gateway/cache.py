@@ -161,7 +161,7 @@ class FileCache:
         """Prepare the directory and remove what dead processes left. Raises OSError when it is not usable."""
         self._files = directory / "files"
         self._links = directory / "links"
-        self._max_size_bytes = max_size_bytes
+        self.max_size_bytes = max_size_bytes
         self._link_ttl_seconds = link_ttl_seconds
         self._lock = threading.Lock()
         self._downloads: dict[_Flight, Download] = {}
@@ -181,14 +181,15 @@ class FileCache:
         with self._lock:
             self._evict()
 
-    def open(self, upstream: Upstream, wanted: Wanted) -> Stored | Growing:
+    def open(self, upstream: Upstream, wanted: Wanted, *, asked_for: bool = True) -> Stored | Growing:
         """Return a file's content, from the cache or as it arrives. Blocks until its size is known.
 
+        What nobody has ``asked_for`` yet is tried once, and its failure says nothing of the index.
         Raises UpstreamError when the index does not deliver. Close the content after use.
         """
         link = self._link(upstream, wanted)
         try:
-            return self._content(upstream, wanted, link)
+            return self._content(upstream, wanted, link, asked_for=asked_for)
         except OSError as error:
             raise disk_error(error, wanted.url) from error
 
@@ -223,18 +224,18 @@ class FileCache:
         """Remove this process's temporary files. Downloads under way fail."""
         shutil.rmtree(self._parts, ignore_errors=True)
 
-    def _content(self, upstream: Upstream, wanted: Wanted, link: Path) -> Stored | Growing:
+    def _content(self, upstream: Upstream, wanted: Wanted, link: Path, *, asked_for: bool) -> Stored | Growing:
         while True:
             sha256 = wanted.sha256 or self._linked(link)
             stored = self._stored(sha256) if sha256 else None
             if stored is not None:
                 self._check_name(stored, wanted)
                 return stored
-            download = self._download(upstream, wanted, link)
+            download = self._download(upstream, wanted, link, asked_for=asked_for)
             if download is not None:
                 return _growing(download)
 
-    def _download(self, upstream: Upstream, wanted: Wanted, link: Path) -> Download | None:
+    def _download(self, upstream: Upstream, wanted: Wanted, link: Path, *, asked_for: bool) -> Download | None:
         """Join the download of this file, or start it; None when it has just ended well.
 
         Joined by those who would ask the same index for it, under the same name: who has it from another index must
@@ -243,7 +244,7 @@ class FileCache:
         key = _Flight(wanted.sha256 or link.name, upstream.name, upstream.asker(), wanted.filename)
         with self._lock:
             download = self._downloads.get(key)
-            if download is None:
+            if download is None or not download.hold(asked_for=asked_for):
                 if wanted.sha256 and self._path(wanted.sha256).exists():
                     return None
                 download = Download(
@@ -252,26 +253,28 @@ class FileCache:
                     wanted.sha256,
                     wanted.size_bytes,
                     self._new_part(),
-                    max_bytes=_MAX_METADATA_BYTES if wanted.is_metadata else max(self._max_size_bytes, MAX_FILE_BYTES),
+                    max_bytes=_MAX_METADATA_BYTES if wanted.is_metadata else max(self.max_size_bytes, MAX_FILE_BYTES),
                     packed=wanted.filename is not None and wanted.filename.endswith(".gz"),
                     other_digest=wanted.other_digest,
+                    asked_for=asked_for,
                 )
                 self._begin(key, download, wanted, link)
-            download.hold()
             return download
 
     def _begin(self, key: "_Flight", download: Download, wanted: Wanted, link: Path) -> None:
-        """Have a thread of its own do it. Called with the lock held.
+        """Have a thread of its own do it, and hold it for the caller, who has the lock.
 
         Only what has begun may be joined: whoever waits for what does not would wait for ever.
         """
         # For whoever asked first it is logged and traced.
         work = (self._run, key, download, wanted, link)
+        download.hold(asked_for=False)  # changes nothing of that; it may be given up as soon as the thread runs
         try:
             threading.Thread(target=copy_context().run, args=work, daemon=True).start()
         except RuntimeError:  # the machine has no room for another thread
             download.path.unlink(missing_ok=True)
-            download.release()
+            for _ in ("the thread", "the caller"):
+                download.release()
             raise
         self._downloads[key] = download
 
@@ -293,7 +296,8 @@ class FileCache:
                         download.adopt(stored.descriptor, stored.size_bytes, stored.sha256)
         finally:
             with self._lock:
-                del self._downloads[key]
+                if self._downloads.get(key) is download:  # not one in its place, for whom it was given up too early
+                    del self._downloads[key]
             download.release()  # only now: nobody can join it any more
 
     def _keep(self, download: Download, sha256: str, wanted: Wanted, link: Path) -> None:
@@ -314,7 +318,7 @@ class FileCache:
         with self._lock:
             self._size_bytes += size_bytes
             self._uncounted_bytes += size_bytes
-            if self._size_bytes > self._max_size_bytes or self._uncounted_bytes > self._max_size_bytes * _RECOUNT:
+            if self._size_bytes > self.max_size_bytes or self._uncounted_bytes > self.max_size_bytes * _RECOUNT:
                 self._evict(spare=path)
 
     def _check_name(self, stored: Stored, wanted: Wanted) -> None:
@@ -415,8 +419,8 @@ class FileCache:
         """
         found = sorted(self._entries(), key=lambda entry: entry.used_at)
         size_bytes = sum(entry.size_bytes for entry in found)
-        for entry in found if size_bytes > self._max_size_bytes else ():
-            if size_bytes <= self._max_size_bytes * _ROOM_LEFT:
+        for entry in found if size_bytes > self.max_size_bytes else ():
+            if size_bytes <= self.max_size_bytes * _ROOM_LEFT:
                 break
             if entry.path != spare:
                 entry.path.unlink(missing_ok=True)

@@ -35,16 +35,21 @@ class Download:
         path: Path,
         *,
         max_bytes: int,
+        asked_for: bool = True,
         packed: bool = False,
         other_digest: tuple[str, str] | None = None,
     ) -> None:
         """``max_bytes`` is what is taken in at most, whatever the index says or does not say of the size.
 
+        One that nobody has ``asked_for`` yet is given up once it fails or is larger than its page promises.
         ``packed`` is a file that is compressed by itself, and stays so whatever the index says of its encoding.
         ``other_digest`` is what it must have by another algorithm than sha256.
         """
         self.path = path
         self._max_bytes = max_bytes
+        self._promised_size = promised_size
+        self._asked_for = asked_for
+        self._given_up = False
         self.expected_sha256 = expected_sha256
         self._packed = packed
         self._validator: str | None = None
@@ -67,10 +72,14 @@ class Download:
         self._holders = 1
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
-    def hold(self) -> None:
-        """Keep the bytes readable until ``release``."""
+    def hold(self, *, asked_for: bool = True) -> bool:
+        """Keep the bytes readable until ``release``; false for one that was given up before anybody asked for it."""
         with self._changed:
+            if self._given_up:
+                return False
+            self._asked_for = self._asked_for or asked_for
             self._holders += 1
+            return True
 
     def release(self) -> None:
         """End one hold."""
@@ -119,10 +128,15 @@ class Download:
 
         Called within ``failing``.
         """
-        self._upstream.retrying(self._attempt)
+        self._upstream.retrying(self._attempt, self._goes_on)
         sha256 = self._verify()
         keep(sha256)
         self._complete(sha256)
+
+    def _goes_on(self) -> bool:
+        with self._changed:
+            self._given_up = not self._asked_for
+            return self._asked_for
 
     def adopt(self, descriptor: int, size_bytes: int, sha256: str) -> None:
         """Be the complete, verified file behind ``descriptor`` instead. Nothing may have been downloaded yet."""
@@ -180,7 +194,7 @@ class Download:
         if self._received and (self.expected_sha256 or self._other_digest or self._validator):
             headers["Range"] = f"bytes={self._received}-"
             headers |= {"If-Range": self._validator} if self._validator else {}
-        answer = self._upstream.open(self._url, headers)
+        answer = self._upstream.open(self._url, headers, quiet=lambda: not self._asked_for)
         try:
             self._take(answer)
         finally:
@@ -262,6 +276,8 @@ class Download:
         if size_bytes > self._max_bytes:
             reason = f"sends more than the {self._max_bytes} bytes that such a file may have"
             raise self._error_of(ErrorKind.SERVER_ERROR, reason, worth_retrying=False)
+        if not self._asked_for and size_bytes > (self._promised_size or 0):
+            raise self._error_of(ErrorKind.TRUNCATED, f"sends more than the {self._promised_size} bytes of its page")
 
     def _verify(self) -> str:
         actual = self._hash.hexdigest()

@@ -167,7 +167,7 @@ class Task:
             raise Refused(self.blame(place.upstream, project, step, file, error)) from error
         if not metadata:
             self._count_use(place.upstream, filename, content.size_bytes)
-        elif self._ahead is not None and file.is_wheel and not self._kept[filename]:
+        elif self._ahead is not None and file.is_wheel and not (self._kept[filename] or self._incidents):
             self._ahead.begin(place.upstream, project, _wanted(file, metadata=False))
         return Delivery(self, project, place, file, content, step)
 

@@ -158,6 +158,7 @@ class _Turn:
     traffic: Traffic
     index: str
     longest_own_wish_seconds: float
+    quiet: Callable[[], bool]
     slot: str = field(default_factory=lambda: secrets.token_hex(8))
     ended: bool = False
 
@@ -168,6 +169,8 @@ class _Turn:
         self.ended = True
         if error is None:
             self.traffic.leave(self.index, self.slot, Outcome.ANSWERED)
+        elif self.quiet():
+            self.traffic.leave(self.index, self.slot, Outcome.UNKNOWN)
         elif error.kind in _DOWN and error.worth_retrying:
             wish = error.retry_after_seconds
             self.traffic.leave(
@@ -230,14 +233,15 @@ class Upstream:
         trust = "unverified" if self.settings.skip_ssl else "verified"
         return f"{self._base} {way} {trust} {self._authorization or ''}"
 
-    def open(self, url: str, headers: Mapping[str, str]) -> Answer:
+    def open(self, url: str, headers: Mapping[str, str], quiet: Callable[[], bool] = lambda: False) -> Answer:
         """Ask once, following redirects.
 
         Only answers with a 2xx, 404 or 410 status come back, 416 to a range and 304 to a condition. Raises
         UpstreamError for everything else, also without asking when the index is known to be down. Waits while
-        the index has as many requests as it may have. The caller closes the answer.
+        the index has as many requests as it may have. The caller closes the answer. A failure at a moment when
+        ``quiet`` says true counts for nothing: nobody takes the index to be down because of it.
         """
-        turn = self._turn(url)
+        turn = self._turn(url, quiet)
         try:
             answer = self._follow(url, headers)
         except UpstreamError as error:
@@ -251,10 +255,10 @@ class Upstream:
         answer.turn = turn
         return answer
 
-    def _turn(self, url: str) -> "_Turn | None":
+    def _turn(self, url: str, quiet: Callable[[], bool]) -> "_Turn | None":
         if self._traffic is None:
             return None
-        turn = _Turn(self._traffic, traffic_name(self.settings), self._retries.max_retry_after_seconds)
+        turn = _Turn(self._traffic, traffic_name(self.settings), self._retries.max_retry_after_seconds, quiet)
         once = self.settings.connect_timeout_seconds + self.settings.read_timeout_seconds
         while True:
             permit = self._traffic.enter(
@@ -283,8 +287,8 @@ class Upstream:
             ErrorKind.SERVER_ERROR, f"redirected more than {MAX_REDIRECTS} times", url=shown(url), worth_retrying=False
         )
 
-    def retrying(self, attempt: Callable[[], _T]) -> _T:
-        """Run ``attempt`` within the retry budget, and return what it returns.
+    def retrying(self, attempt: Callable[[], _T], goes_on: Callable[[], bool] = lambda: True) -> _T:
+        """Run ``attempt`` within the retry budget, and while it ``goes_on``, and return what it returns.
 
         Raises the last UpstreamError, with the number of attempts and the time they took.
         """
@@ -302,7 +306,7 @@ class Upstream:
                     before.duration_seconds = time.monotonic() - started
                     raise before from error
                 before = error
-                pause = self._pause(error, number)
+                pause = self._pause(error, number) if goes_on() else None
                 if pause is None:
                     error.attempts = number
                     error.duration_seconds = time.monotonic() - started

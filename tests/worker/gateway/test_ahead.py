@@ -3,6 +3,8 @@
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,12 +18,15 @@ from worker.gateway import ahead
 from worker.gateway.ahead import Ahead
 from worker.gateway.cache import FileCache, Wanted
 from worker.gateway.client import Session
-from worker.gateway.collection import Choice
+from worker.gateway.collection import FILES_AT_ONCE, Choice
+from worker.gateway.download import Download
+from worker.gateway.errors import UpstreamError
 from worker.gateway.upstream import Upstream
 
 WHEEL = tiny_wheel("demo", "1.0", requires=("needed>=1",), filler=os.urandom(300_000))
 METADATA = b"Metadata-Version: 2.1\nName: demo\nVersion: 1.0\nRequires-Dist: needed>=1\n"
 OLDER = PURE.replace("1.0", "0.9")
+NEEDED = "needed-1.0-py3-none-any.whl"
 WHEEL_PATH = f"/files/{PURE}"
 
 
@@ -178,64 +183,212 @@ def test_a_failure_that_nobody_met_is_no_incident(index: IndexServer, make_gatew
     gateway = make_gateway(index_settings(index))
     with gateway.session(ahead=place) as session:
         read_metadata(session)
-        eventually(lambda: times_asked_for(index) == 2 and not gateway.cache._downloads)  # noqa: SLF001
+        eventually(lambda: times_asked_for(index) == 1 and not gateway.cache._downloads)  # noqa: SLF001
         assert session.record().incidents == ()
         assert download(session).content == WHEEL
         assert session.record().incidents == ()
     assert times_asked_for(index) == 3
 
 
-def test_once_the_client_has_chosen_nothing_comes_any_more(
-    index: IndexServer, make_gateway: MakeGateway, place: Path, tmp_path: Path
+@pytest.mark.parametrize("status", [Status(429, {"Retry-After": "300"}), Status(503, {"Retry-After": "300"})])
+def test_a_failure_that_nobody_met_does_not_close_the_index(
+    index: IndexServer, make_gateway: MakeGateway, place: Path, status: Status
 ) -> None:
-    """What comes later would come into a directory that is being removed."""
-    chosen = threading.Event()
-    index.misbehave(WHEEL_PATH, OfTheWheel(Once(chosen)))
-    settings = index_settings(index, connect_timeout_seconds=30, read_timeout_seconds=30)
-    gateway = make_gateway(settings)
+    index.misbehave(WHEEL_PATH, OfTheWheel(status))
+    index.add(NEEDED, tiny_wheel("needed", "1.0"))
+    gateway = make_gateway(index_settings(index))
     with gateway.session(ahead=place) as session:
         read_metadata(session)
+        eventually(lambda: times_asked_for(index) == 1 and not gateway.cache._downloads)  # noqa: SLF001
+        assert page(session, "needed").status_code == 200
+        assert session.record().incidents == ()
+        assert download(session).status_code == 502, "what is asked for is told, and counts"
+        assert page(session, "other").status_code == 502
+
+
+def test_who_asks_for_one_that_was_begun_ahead_has_all_attempts(
+    index: IndexServer, make_gateway: MakeGateway, place: Path
+) -> None:
+    joined = threading.Event()
+
+    @dataclass
+    class FailOnce:
+        fresh: bool = True
+
+        def play(self, exchange: Exchange) -> None:
+            if self.fresh:
+                self.fresh = False
+                assert joined.wait(30)
+                Status(500).play(exchange)
+            else:
+                exchange.send(exchange.right.status, exchange.right.headers, exchange.right.body)
+
+    index.misbehave(WHEEL_PATH, OfTheWheel(FailOnce()))
+    gateway = make_gateway(index_settings(index, connect_timeout_seconds=30))
+    with gateway.session(ahead=place) as session, ThreadPoolExecutor(1) as client:
+        read_metadata(session)
         eventually(lambda: times_asked_for(index) == 1)
-    chosen.set()
-    eventually(lambda: [*(tmp_path / "cache" / "files").glob("??/*")] != [] and not gateway.cache._downloads)  # noqa: SLF001
-    assert list(place.iterdir()) == []
+        [begun] = [each for key, each in gateway.cache._downloads.items() if key.filename == PURE]  # noqa: SLF001
+        asked = client.submit(download, session)
+        eventually(lambda: begun._asked_for)  # noqa: SLF001
+        joined.set()
+        assert asked.result().content == WHEEL
+    assert times_asked_for(index) == 2
+
+
+def test_who_asks_for_one_that_was_just_given_up_is_not_told_of_it(
+    index: IndexServer, make_gateway: MakeGateway, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the failure is noted, whoever asks finds the download where it was."""
+    given_up, go_on, fail = threading.Event(), threading.Event(), Download._fail  # noqa: SLF001
+
+    def fail_late(download: Download, error: UpstreamError) -> None:
+        given_up.set()
+        assert go_on.wait(30)
+        fail(download, error)
+
+    monkeypatch.setattr(Download, "_fail", fail_late)
+    index.misbehave(WHEEL_PATH, OfTheWheel(Status(500), times=1))
+    gateway = make_gateway(index_settings(index))
+    with gateway.session(ahead=place) as session:
+        read_metadata(session)
+        assert given_up.wait(30)
+        assert download(session).content == WHEEL
+        go_on.set()
+        eventually(lambda: not gateway.cache._downloads)  # noqa: SLF001
+        assert session.record().incidents == ()
+    assert times_asked_for(index) == 2
+
+
+def test_a_page_that_lies_about_the_size_gets_no_more_fetched(
+    make_index: MakeIndex, make_gateway: MakeGateway, place: Path
+) -> None:
+    index = make_index()
+    index.add(PURE, WHEEL, metadata=METADATA, size=10)
+    gateway = make_gateway(index_settings(index))
+    with gateway.session(ahead=place) as session:
+        read_metadata(session)
+        eventually(lambda: times_asked_for(index) == 1 and not gateway.cache._downloads)  # noqa: SLF001
+        assert list(place.iterdir()) == []
+        assert download(session).content == WHEEL, "it does not matter to who asks for it"
+        assert session.record().incidents == ()
+
+
+def test_what_the_cache_would_drive_out_again_waits_until_it_is_chosen(
+    make_index: MakeIndex, make_gateway: MakeGateway, place: Path, tmp_path: Path
+) -> None:
+    index, letters, chosen = make_index(), "abcdef", tmp_path / "chosen"
+    chosen.mkdir()
+    names = {f"{letter}x": f"{letter}x-1.0-py3-none-any.whl" for letter in letters}
+    for project, name in names.items():
+        wheel = tiny_wheel(project, "1.0", requires=("needed>=1",), filler=os.urandom(400_000))
+        index.add(name, wheel, metadata=METADATA.replace(b"demo", project.encode()))
+    with make_gateway(index_settings(index), max_size_bytes=1_000_000).session(ahead=place) as session:
+        for project, name in names.items():
+            page(session, project)
+            download(session, f"{name}.metadata")
+        assert_never_asked(index, f"/files/{names['ax']}")
+        choices = [Choice(project=project, filename=name) for project, name in names.items()]
+        while not session.collect(choices, chosen).done:
+            pass
+    assert [times_asked_for(index, f"/files/{name}") for name in names.values()] == [1] * len(names)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), OSError(5, "Input/output error")])
+def test_a_machine_that_cannot_look_ahead_answers_all_the_same(
+    index: IndexServer, make_gateway: MakeGateway, place: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    begun = threading.Event()
+
+    def refuse(*_: object) -> None:
+        begun.set()
+        raise error
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    with make_gateway(index_settings(index)).session(ahead=place) as session:
+        read_metadata(session)
+        assert begun.is_set()
+        assert session.record().incidents == ()
+
+
+@pytest.mark.parametrize("end", ["chosen", "gone"])
+def test_once_the_client_has_chosen_or_gone_nothing_comes_any_more(
+    index: IndexServer, make_gateway: MakeGateway, place: Path, tmp_path: Path, end: str
+) -> None:
+    """What comes later would come into a directory that is being removed."""
+    go_on = threading.Event()
+    index.misbehave(WHEEL_PATH, OfTheWheel(Once(go_on)))
+    gateway = make_gateway(index_settings(index, connect_timeout_seconds=30, read_timeout_seconds=30))
+    with ExitStack() as leaving:
+        session = leaving.enter_context(gateway.session(ahead=place))
+        read_metadata(session)
+        eventually(lambda: times_asked_for(index) == 1)
+        if end == "chosen":
+            assert session.collect([], tmp_path).done
+        else:
+            leaving.close()
+        go_on.set()
+        eventually(lambda: not _bringing())
+        assert [*(tmp_path / "cache" / "files").glob("??/*")] != []
+        assert list(place.iterdir()) == []
+
+
+def _bringing() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 class _Waiting:
     """A file that arrives when it is told to."""
 
     def __init__(self) -> None:
-        self.asked, self.arrive, self.closed = threading.Event(), threading.Event(), threading.Event()
+        self.arrive, self.closed = threading.Event(), threading.Event()
+        self.linked = False
 
     def arrivals(self) -> Iterator[int]:
-        self.asked.set()
         assert self.arrive.wait(30)
         yield 1
 
     @property
     def descriptor(self) -> int:
-        raise AssertionError("it is not to be linked any more")
+        self.linked = True
+        raise OSError("it is not to be linked")
 
     def close(self) -> None:
         self.closed.set()
 
 
-def test_what_arrives_after_the_end_is_let_go(place: Path) -> None:
-    content = _Waiting()
+class _Cache:
+    """Has all files, none of which arrives by itself."""
 
-    class Cache:
-        def open(self, *_: object) -> _Waiting:
-            return content
+    max_size_bytes = 2**30
 
-        def has(self, *_: object) -> bool:
-            return True
+    def __init__(self) -> None:
+        self.opened: dict[str, _Waiting] = {}
 
-    brought = Ahead(cast("FileCache", Cache()), place)
-    wanted = Wanted(url="", sha256=None, size_bytes=None, filename=PURE)
-    brought.begin(cast("Upstream", None), "demo", wanted)
-    assert content.asked.wait(30)
+    def has(self, *_: object) -> bool:
+        return True
+
+    def open(self, _: object, wanted: Wanted, *, asked_for: bool) -> _Waiting:
+        assert not asked_for
+        return self.opened.setdefault(str(wanted.filename), _Waiting())
+
+
+def test_what_arrives_after_the_end_is_let_go_and_what_waits_is_not_begun(place: Path) -> None:
+    cache = _Cache()
+    brought = Ahead(cast("FileCache", cache), place)
+
+    def begin(number: int) -> None:
+        name = f"demo{number}-1.0-py3-none-any.whl"
+        wanted = Wanted(url="", sha256="0" * 64, size_bytes=None, filename=name)
+        brought.begin(cast("Upstream", None), f"demo{number}", wanted)
+
+    for number in range(FILES_AT_ONCE + 2):
+        begin(number)
+    eventually(lambda: len(cache.opened) == FILES_AT_ONCE)
     brought.stop()
-    content.arrive.set()
-    assert content.closed.wait(30)
-    brought.begin(cast("Upstream", None), "other", wanted)
-    assert list(place.iterdir()) == []
+    begin(FILES_AT_ONCE + 3)
+    for content in cache.opened.values():
+        content.arrive.set()
+    eventually(lambda: not _bringing())
+    assert len(cache.opened) == FILES_AT_ONCE
+    assert all(content.closed.is_set() and not content.linked for content in cache.opened.values())
