@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from contextvars import copy_context
 from pathlib import Path
 
-from worker.gateway.cache import FileCache, Wanted
+from worker.gateway.cache import FileCache, Growing, Stored, Wanted
 from worker.gateway.collection import FILES_AT_ONCE, link
 from worker.gateway.errors import UpstreamError
 from worker.gateway.upstream import Upstream
@@ -26,7 +26,7 @@ class Ahead:
 
     Of each project only the first wheel: whoever asks about a second one has not taken that, and tries one after the
     other. Nothing is told of what fails, it is no incident and says nothing of the index: a wheel that is taken is
-    asked for again.
+    asked for again. After the first failure nothing more is begun.
     """
 
     def __init__(self, cache: FileCache, directory: Path) -> None:
@@ -69,12 +69,17 @@ class Ahead:
         return True
 
     def _bring(self, upstream: Upstream, wanted: Wanted) -> None:
-        with (
-            suppress(UpstreamError, OSError),
-            closing(self._cache.open(upstream, wanted, asked_for=False)) as content,
-        ):
-            for _ in content.arrivals():
-                pass
-            with self._lock:
-                if not self._stopped:
-                    link(content.descriptor, self._directory / str(wanted.filename))
+        try:
+            with closing(self._cache.open(upstream, wanted, asked_for=False)) as content:
+                for _ in content.arrivals():
+                    pass
+                self._place(content, str(wanted.filename))
+        except UpstreamError:
+            self.stop()  # an index that has too much to do is asked for what is needed, and nothing else
+        except OSError:
+            return
+
+    def _place(self, content: Stored | Growing, filename: str) -> None:
+        with self._lock:
+            if not self._stopped:
+                link(content.descriptor, self._directory / filename)

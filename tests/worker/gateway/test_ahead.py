@@ -183,11 +183,25 @@ def test_a_failure_that_nobody_met_is_no_incident(index: IndexServer, make_gatew
     gateway = make_gateway(index_settings(index))
     with gateway.session(ahead=place) as session:
         read_metadata(session)
-        eventually(lambda: times_asked_for(index) == 1 and not gateway.cache._downloads)  # noqa: SLF001
+        eventually(lambda: times_asked_for(index) == 1 and not _bringing())
         assert session.record().incidents == ()
         assert download(session).content == WHEEL
         assert session.record().incidents == ()
     assert times_asked_for(index) == 3
+
+
+def test_after_a_failure_only_what_is_asked_for_is_fetched(
+    index: IndexServer, make_gateway: MakeGateway, place: Path
+) -> None:
+    index.misbehave(WHEEL_PATH, OfTheWheel(Status(429)))
+    index.add(NEEDED, tiny_wheel("needed", "1.0"), metadata=METADATA.replace(b"demo", b"needed"))
+    gateway = make_gateway(index_settings(index))
+    with gateway.session(ahead=place) as session:
+        read_metadata(session)
+        eventually(lambda: times_asked_for(index) == 1 and not _bringing())
+        page(session, "needed")
+        assert b"Name: needed" in download(session, f"{NEEDED}.metadata").content
+        assert_never_asked(index, f"/files/{NEEDED}")
 
 
 @pytest.mark.parametrize("status", [Status(429, {"Retry-After": "300"}), Status(503, {"Retry-After": "300"})])
@@ -199,7 +213,7 @@ def test_a_failure_that_nobody_met_does_not_close_the_index(
     gateway = make_gateway(index_settings(index))
     with gateway.session(ahead=place) as session:
         read_metadata(session)
-        eventually(lambda: times_asked_for(index) == 1 and not gateway.cache._downloads)  # noqa: SLF001
+        eventually(lambda: times_asked_for(index) == 1 and not _bringing())
         assert page(session, "needed").status_code == 200
         assert session.record().incidents == ()
         assert download(session).status_code == 502, "what is asked for is told, and counts"
@@ -225,12 +239,16 @@ def test_who_asks_for_one_that_was_begun_ahead_has_all_attempts(
 
     index.misbehave(WHEEL_PATH, OfTheWheel(FailOnce()))
     gateway = make_gateway(index_settings(index, connect_timeout_seconds=30))
+
+    def begun() -> list[Download]:
+        return [each for key, each in gateway.cache._downloads.items() if key.filename == PURE]  # noqa: SLF001
+
     with gateway.session(ahead=place) as session, ThreadPoolExecutor(1) as client:
         read_metadata(session)
-        eventually(lambda: times_asked_for(index) == 1)
-        [begun] = [each for key, each in gateway.cache._downloads.items() if key.filename == PURE]  # noqa: SLF001
+        eventually(lambda: begun() and times_asked_for(index) == 1)
+        [download_of_it] = begun()
         asked = client.submit(download, session)
-        eventually(lambda: begun._asked_for)  # noqa: SLF001
+        eventually(lambda: download_of_it._asked_for)  # noqa: SLF001
         joined.set()
         assert asked.result().content == WHEEL
     assert times_asked_for(index) == 2
@@ -268,7 +286,7 @@ def test_a_page_that_lies_about_the_size_gets_no_more_fetched(
     gateway = make_gateway(index_settings(index))
     with gateway.session(ahead=place) as session:
         read_metadata(session)
-        eventually(lambda: times_asked_for(index) == 1 and not gateway.cache._downloads)  # noqa: SLF001
+        eventually(lambda: times_asked_for(index) == 1 and not _bringing())
         assert list(place.iterdir()) == []
         assert download(session).content == WHEEL, "it does not matter to who asks for it"
         assert session.record().incidents == ()
