@@ -265,6 +265,7 @@ def test_a_terminal_shows_what_came_and_it_is_checked_while_the_rest_is_awaited(
         came = sha256(tmp_path / "made" / "acme_charts-1.0-py3-none-any.whl")
         checked = tmp_path / "machine" / "cache" / "checked"
         eventually(lambda: any(proof.read_bytes() for proof in checked.glob(f"*/{came}")), explain=lambda: shown)
+        assert process.poll() is None, "the rest is not awaited any more"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(20)
@@ -321,6 +322,7 @@ def test_a_command_that_is_killed_leaves_nothing_running(
         eventually(lambda: index.seen("/files/acme_base"), _PATIENCE_SECONDS)
         found = children(process.pid)
         process.kill()
+    assert found, "there was nothing to be left"
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in found))
     eventually(lambda: left_over(short, tmp_path) == [])
 

@@ -272,9 +272,9 @@ class FileCache:
         try:
             threading.Thread(target=copy_context().run, args=work, daemon=True).start()
         except RuntimeError:  # the machine has no room for another thread
+            download.release()  # the thread's
+            download.release()  # the caller's
             download.path.unlink(missing_ok=True)
-            for _ in ("the thread", "the caller"):
-                download.release()
             raise
         self._downloads[key] = download
 
@@ -296,7 +296,7 @@ class FileCache:
                         download.adopt(stored.descriptor, stored.size_bytes, stored.sha256)
         finally:
             with self._lock:
-                if self._downloads.get(key) is download:  # not one in its place, for whom it was given up too early
+                if self._downloads.get(key) is download:  # else another took the place of this one, which was given up
                     del self._downloads[key]
             download.release()  # only now: nobody can join it any more
 

@@ -181,10 +181,12 @@ class Download:
             raise self._error
 
     def _fail(self, error: UpstreamError) -> None:
-        self.path.unlink(missing_ok=True)
-        with self._changed:
-            self._error = error
-            self._changed.notify_all()
+        try:
+            self.path.unlink(missing_ok=True)
+        finally:  # whatever happens: readers wait for it
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
 
     def _attempt(self) -> None:
         """Ask for what is missing, and take in what comes."""

@@ -142,6 +142,7 @@ def test_a_cursor_of_another_order_is_refused(api: Api, batch: str) -> None:
     path = f"/batches/{batch}/jobs"
     following = api.get(path, params={"limit": 2, "sort": "requirement"})["next"]
     problem(api.call("GET", f"/api/v1{path}", params={"cursor": following}), 422, "invalid-cursor")
+    assert api.get(path, params={"cursor": following, "sort": "requirement"})["jobs"], "in its own order it is one"
 
 
 def test_what_is_unknown_is_not_found(api: Api) -> None:
