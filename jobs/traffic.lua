@@ -21,14 +21,15 @@ local function now_ms()
 end
 
 --- script: enter
--- ARGV: P, index, slot, limit (0: none), lease_ms, pause_ms. Asks whether a request may be sent.
+-- ARGV: P, index, slot, limit (0: none), lease_ms, pause_ms, may_probe (1 or 0). Asks whether a request may be sent.
 -- Returns {'go'}; {'full'} when as many as may be are on their way; {'down', milliseconds, what} when the index is
--- down and nobody is to ask for that long. Of those who ask after that, one goes and finds out.
+-- down and nobody is to ask for that long. Of those who ask after that and may, one goes and finds out.
 local now = now_ms()
 local known = redis.call('HMGET', INDEX, 'until_ms', 'probe_ms', 'what')
 if known[1] then
   local wait = math.max(tonumber(known[1]) - now, 0)
-  if wait == 0 and known[2] and tonumber(known[2]) > now then wait = tonumber(ARGV[6]) end
+  local probing = known[2] and tonumber(known[2]) > now
+  if wait == 0 and (probing or ARGV[7] == '0') then wait = tonumber(ARGV[6]) end
   if wait > 0 then return { 'down', wait, known[3] } end
 end
 if tonumber(ARGV[4]) > 0 then

@@ -61,8 +61,14 @@ class Permit:
 class Traffic(Protocol):
     """What is known of indexes. ``index`` is any text that names one, ``slot`` a random one that names a request."""
 
-    def enter(self, index: str, slot: str, *, limit: int | None, lease_seconds: float) -> Permit:
-        """Ask whether a request may be sent. With ``go``, ``leave`` follows; its slot ends with the lease anyway."""
+    def enter(
+        self, index: str, slot: str, *, limit: int | None, lease_seconds: float, may_probe: bool = True
+    ) -> Permit:
+        """Ask whether a request may be sent. With ``go``, ``leave`` follows; its slot ends with the lease anyway.
+
+        Whoever finds out whether an index that was down is asked again has all others wait: one whose failure would
+        say nothing must not, and is told ``down`` instead (``may_probe`` false).
+        """
         ...
 
     def leave(
@@ -89,11 +95,13 @@ class SharedTraffic:
         self._run = Scripts(redis, prefix, "traffic.lua")
         self._patience = patience
 
-    def enter(self, index: str, slot: str, *, limit: int | None, lease_seconds: float) -> Permit:
+    def enter(
+        self, index: str, slot: str, *, limit: int | None, lease_seconds: float, may_probe: bool = True
+    ) -> Permit:
         """See ``Traffic``."""
         pause_ms = _ms(self._patience.first_pause_seconds)
         with _translated():
-            state, *rest = self._run("enter", index, slot, limit or 0, _ms(lease_seconds), pause_ms)
+            state, *rest = self._run("enter", index, slot, limit or 0, _ms(lease_seconds), pause_ms, int(may_probe))
         return Permit("down", rest[0] / 1000, rest[1] or "") if state == "down" else Permit(state)
 
     def leave(
@@ -181,14 +189,17 @@ class LocalTraffic:
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
 
-    def enter(self, index: str, slot: str, *, limit: int | None, lease_seconds: float) -> Permit:
+    def enter(
+        self, index: str, slot: str, *, limit: int | None, lease_seconds: float, may_probe: bool = True
+    ) -> Permit:
         """See ``Traffic``."""
         now = time.monotonic()
         with self._lock:
             known = self._of(index, now)
             if known.down_until is not None:
                 wait = max(known.down_until - now, 0)
-                wait = wait or (self._patience.first_pause_seconds if known.probe_until > now else 0)
+                if wait == 0 and (known.probe_until > now or not may_probe):
+                    wait = self._patience.first_pause_seconds
                 if wait > 0:
                     return Permit("down", wait, known.what)
             if limit is not None:

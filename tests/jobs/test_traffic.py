@@ -64,6 +64,22 @@ def test_one_goes_and_finds_out(make: Make) -> None:
     assert ask(other) == "go"
 
 
+def test_who_may_not_find_out_waits_for_one_that_may(make: Make) -> None:
+    traffic = make()
+
+    def ask_quietly() -> str:
+        return traffic.enter("i", "quiet", limit=None, lease_seconds=60, may_probe=False).state
+
+    assert ask_quietly() == "go"
+    fail(traffic, 3)
+    time.sleep(0.25)
+    assert ask_quietly() == "down"
+    assert ask(traffic, "probe", lease=60) == "go", "it did not take the place of one that may"
+    assert ask_quietly() == "down"
+    traffic.leave("i", "probe", Outcome.ANSWERED)
+    assert ask_quietly() == "go"
+
+
 def test_the_pause_grows_to_a_bound(make: Make) -> None:
     traffic = make()
     fail(traffic, 3)

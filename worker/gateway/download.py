@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -196,11 +196,21 @@ class Download:
         if self._received and (self.expected_sha256 or self._other_digest or self._validator):
             headers["Range"] = f"bytes={self._received}-"
             headers |= {"If-Range": self._validator} if self._validator else {}
-        answer = self._upstream.open(self._url, headers, quiet=lambda: not self._asked_for)
+        answer = self._open(headers)
         try:
             self._take(answer)
         finally:
             answer.close()
+
+    def _open(self, headers: Mapping[str, str]) -> Answer:
+        """Ask, and once more where nothing was asked as nobody had asked for it, and now somebody has."""
+        quietly = not self._asked_for
+        try:
+            return self._upstream.open(self._url, headers, quiet=lambda: not self._asked_for)
+        except UpstreamError as error:
+            if error.asked or not quietly or not self._goes_on():
+                raise
+            return self._upstream.open(self._url, headers)
 
     def _take(self, answer: Answer) -> None:
         if gone(answer):

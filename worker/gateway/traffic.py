@@ -39,10 +39,15 @@ class TrafficWithFallback:
         self._lock = threading.Lock()
         self._away_until = 0.0
 
-    def enter(self, index: str, slot: str, *, limit: int | None, lease_seconds: float) -> Permit:
+    def enter(
+        self, index: str, slot: str, *, limit: int | None, lease_seconds: float, may_probe: bool = True
+    ) -> Permit:
         """See ``jobs.traffic.Traffic``."""
-        permit = self._ask(lambda: self._shared.enter(index, slot, limit=limit, lease_seconds=lease_seconds))
-        return permit or self._local.enter(index, slot, limit=limit, lease_seconds=lease_seconds)
+
+        def ask(traffic: Traffic) -> Permit:
+            return traffic.enter(index, slot, limit=limit, lease_seconds=lease_seconds, may_probe=may_probe)
+
+        return self._ask(lambda: ask(self._shared)) or ask(self._local)
 
     def leave(
         self,

@@ -239,7 +239,8 @@ class Upstream:
         Only answers with a 2xx, 404 or 410 status come back, 416 to a range and 304 to a condition. Raises
         UpstreamError for everything else, also without asking when the index is known to be down. Waits while
         the index has as many requests as it may have. The caller closes the answer. A failure at a moment when
-        ``quiet`` says true counts for nothing: nobody takes the index to be down because of it.
+        ``quiet`` says true counts for nothing: nobody takes the index to be down because of it, and so it is not
+        sent to find out whether an index that was down is no longer.
         """
         turn = self._turn(url, quiet)
         try:
@@ -266,6 +267,7 @@ class Upstream:
                 turn.slot,
                 limit=self.settings.max_connections,
                 lease_seconds=once + _LEASE_MARGIN_SECONDS,
+                may_probe=not quiet(),
             )
             if permit.state == "go":
                 return turn

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,9 +12,19 @@ from typing import cast
 
 import pytest
 
+from jobs.traffic import Patience
 from tests.support.command import eventually
 from tests.support.index_server import Exchange, Fault, IndexServer, Status
-from tests.worker.gateway.conftest import PURE, MakeGateway, MakeIndex, download, index_settings, page, tiny_wheel
+from tests.worker.gateway.conftest import (
+    PURE,
+    LocalGateway,
+    MakeGateway,
+    MakeIndex,
+    download,
+    index_settings,
+    page,
+    tiny_wheel,
+)
 from worker.gateway import ahead
 from worker.gateway.ahead import Ahead
 from worker.gateway.cache import FileCache, Wanted
@@ -21,7 +32,7 @@ from worker.gateway.client import Session
 from worker.gateway.collection import FILES_AT_ONCE, Choice
 from worker.gateway.download import Download
 from worker.gateway.errors import UpstreamError
-from worker.gateway.upstream import Upstream
+from worker.gateway.upstream import Answer, Upstream
 
 WHEEL = tiny_wheel("demo", "1.0", requires=("needed>=1",), filler=os.urandom(300_000))
 METADATA = b"Metadata-Version: 2.1\nName: demo\nVersion: 1.0\nRequires-Dist: needed>=1\n"
@@ -218,6 +229,56 @@ def test_a_failure_that_nobody_met_does_not_close_the_index(
         assert session.record().incidents == ()
         assert download(session).status_code == 502, "what is asked for is told, and counts"
         assert page(session, "other").status_code == 502
+
+
+@pytest.fixture
+def down_before(index: IndexServer, make_gateway: MakeGateway) -> LocalGateway:
+    """A gateway whose index was down, and may be asked again by one that finds out."""
+    patience = Patience(failures=1, first_pause_seconds=0.2, longest_pause_seconds=60)
+    gateway = make_gateway(index_settings(index), patience=patience)
+    with gateway.session() as session:
+        read_metadata(session)
+        index.misbehave("/simple/", Status(503))
+        assert page(session, "other").status_code == 502
+        index.behave()
+        time.sleep(0.3)
+    return gateway
+
+
+def test_it_does_not_find_out_for_others_whether_an_index_is_still_down(
+    index: IndexServer, down_before: LocalGateway, place: Path
+) -> None:
+    with down_before.session(ahead=place) as session:
+        read_metadata(session)
+        assert_never_asked(index)
+        assert page(session, "another").status_code == 404, "it has taken nobody's turn"
+        assert session.record().incidents == ()
+
+
+def test_who_asks_for_one_that_was_refused_meanwhile_finds_out_instead(
+    index: IndexServer, down_before: LocalGateway, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused, go_on, opened = threading.Event(), threading.Event(), Upstream.open
+
+    def open_slowly(self: Upstream, url: str, headers: Mapping[str, str], **quiet: Callable[[], bool]) -> Answer:
+        try:
+            return opened(self, url, headers, **quiet)
+        except UpstreamError:
+            refused.set()
+            assert go_on.wait(30)
+            raise
+
+    monkeypatch.setattr(Upstream, "open", open_slowly)
+    with down_before.session(ahead=place) as session, ThreadPoolExecutor(1) as client:
+        read_metadata(session)
+        assert refused.wait(30)
+        [begun] = down_before.cache._downloads.values()  # noqa: SLF001
+        asked = client.submit(download, session)
+        eventually(lambda: begun._asked_for)  # noqa: SLF001
+        go_on.set()
+        assert asked.result().content == WHEEL
+        assert session.record().incidents == ()
+    assert times_asked_for(index) == 1
 
 
 def test_who_asks_for_one_that_was_begun_ahead_has_all_attempts(
