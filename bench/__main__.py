@@ -14,6 +14,7 @@ Parts:
     public     the list, everything empty, against the public index; runs only when it is named
 
 Prints a table for each part and writes everything to a JSON file; compares ratios with those that are kept.
+Works in the directory for temporary files (TMPDIR).
 """
 
 import argparse

@@ -36,8 +36,10 @@ def spending(services: Mapping[str, int] | None = None, *, ignored: Iterable[int
     """Measure the block: the commands it runs to their end, and ``services``, which run all the time, by their pid.
 
     Commands are counted with all that they started and waited for. Memory is looked at once a second, since looking
-    takes time of its own: of all this process's descendants but those of ``ignored``.
+    takes time of its own: of all this process's descendants but those of ``ignored``. What was written before is
+    brought to the disk first.
     """
+    os.sync()
     spent, pids = Spent(), dict(services or {})
     before, began = {name: tree_cpu_seconds(pid) for name, pid in pids.items()}, time.monotonic()
     commands = _commands_cpu_seconds()

@@ -32,7 +32,8 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
     What processes do at their start, such as importing pip, is done when the block begins.
     Bundles go to the S3 server unless ``variables`` name another store.
     """
-    (place / "seaweed").mkdir()
+    for folder in ("seaweed", "tasks"):
+        (place / folder).mkdir()
     with ExitStack() as running:
         before = direct_children()
         redis = running.enter_context(valkey(place / "valkey"))
@@ -42,7 +43,9 @@ def stack(place: Path, workers: Sequence[str], **variables: str) -> Iterator[Sta
         storage = s3.storage("bench")
         settings = {
             f"{PREFIX}REDIS_URL": redis.url.get_secret_value(),
+            # On one file system, between whose directories wheels are linked and not copied.
             f"{PREFIX}CACHE_DIRECTORY": str(place / "cache"),
+            f"{PREFIX}TEMPORARYDIRECTORY": str(place / "tasks"),
             f"{PREFIX}CONCURRENCY": "1",
             f"{PREFIX}API_PORT": "0",  # several workers on one machine, of which nobody asks anything
         }
