@@ -37,7 +37,7 @@ def spending(services: Mapping[str, int] | None = None, *, ignored: Iterable[int
 
     Commands are counted with all that they started and waited for. Memory is looked at once a second, since looking
     takes time of its own: of all this process's descendants but those of ``ignored``. What was written before is
-    brought to the disk first.
+    brought to the disk first, so that nobody waits for what another has written.
     """
     os.sync()
     spent, pids = Spent(), dict(services or {})

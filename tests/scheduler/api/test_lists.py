@@ -110,7 +110,8 @@ def test_a_batch_that_expires_between_two_pages_loses_no_other(api: Api, store: 
 )
 def test_what_is_no_cursor_is_refused(api: Api, batch: str, cursor: str) -> None:
     for path in ("/batches", f"/batches/{batch}/jobs", "/bundles"):
-        problem(api.call("GET", f"/api/v1{path}", params={"cursor": cursor}), 422, "invalid-cursor")
+        told = problem(api.call("GET", f"/api/v1{path}", params={"cursor": cursor}), 422, "invalid-cursor")
+        assert told["detail"].startswith("The cursor is not one that a page before gave")
 
 
 @pytest.mark.parametrize("sort", ["submitted", "requirement", "state", "updated"])

@@ -314,6 +314,7 @@ def test_who_asks_for_one_that_was_begun_ahead_has_all_attempts(
         eventually(lambda: download_of_it._asked_for)  # noqa: SLF001
         joined.set()
         assert asked.result().status_code == status
+        assert (asked.result().content == WHEEL) is (status == 200)
     assert times_asked_for(index) == 2
 
 
